@@ -1,0 +1,47 @@
+//! The contracts of containerkit: traits, the values they share, and the
+//! plain-file helpers that drivers and core have in common.
+//!
+//! A program links this crate with the drivers it likes, or loads them with
+//! `containerkit-plugin`; both give the same trait objects. There is no
+//! dlopen, no TOML and no ABI type here.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`snapshot`], [`content`], [`runtime`] | the contracts; begin with their stories |
+//! | [`driver`], [`kit`] | what every driver has; how instances are reached |
+//! | [`mount`] | the noun that joins snapshotters and runtimes |
+//! | [`error`], [`digest`], [`ids`], [`reference`], [`value`] | what calls are made of |
+//! | [`record`] | what the kit remembers |
+//! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
+
+pub mod content;
+pub mod digest;
+pub mod driver;
+pub mod error;
+pub mod fs;
+pub mod ids;
+pub mod kit;
+pub mod lock;
+pub mod mount;
+pub mod process;
+pub mod record;
+pub mod reference;
+pub mod runtime;
+pub mod snapshot;
+pub mod value;
+
+pub use content::{BlobReader, ContentStore, IngestWriter};
+pub use digest::{Algorithm, Digest, Hasher, chain_id};
+pub use driver::{Driver, DriverContext, DriverInfo, DriverKind, OptionKind, OptionSpec};
+pub use error::{Context, Error, ErrorKind, ExecFailure, IoContext, Result, quote};
+pub use ids::{ContainerId, IngestRef, InstanceName, SnapshotKey};
+pub use kit::{Drivers, Opened};
+pub use mount::{Access, Mount};
+pub use record::Records;
+pub use reference::Reference;
+pub use runtime::Runtime;
+pub use snapshot::Snapshotter;
+pub use value::{LabelChanges, Labels, Page, Timestamp, Usage};
+
+/// The OCI types of the contracts, so that a driver names one crate.
+pub use oci_spec;

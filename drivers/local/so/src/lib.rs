@@ -1,0 +1,1 @@
+//! The `local` driver as a shared object.

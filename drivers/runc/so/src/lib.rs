@@ -1,0 +1,1 @@
+//! The `runc` driver as a shared object.

@@ -1,0 +1,121 @@
+//! The conformance suites of the containerkit contracts, one module a
+//! contract. Each takes a factory that opens a fresh driver instance, so that
+//! a driver's own test is one line, and linked and loaded drivers run the
+//! same cases.
+//!
+//! A case that a driver says it cannot do is reported as unsupported, never
+//! left out.
+
+use std::time::{Duration, Instant};
+
+use containerkit::{Error, ErrorKind, Result};
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The driver keeps this promise.
+    Pass,
+    /// It does not; the text says how.
+    Fail(String),
+    /// It declares that it cannot do this, and answers so.
+    Unsupported,
+}
+
+/// One case and how it went.
+#[derive(Clone, Debug)]
+pub struct CaseResult {
+    /// The requirement's id, `DRV-S-01`, as in ABI.md.
+    pub id: &'static str,
+    /// What is promised, in a few words.
+    pub name: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// A case: a promise with an id.
+pub struct Case<F: ?Sized> {
+    /// The requirement's id.
+    pub id: &'static str,
+    /// What is promised.
+    pub name: &'static str,
+    /// Fails with what was wrong; `Unimplemented` means unsupported.
+    pub run: fn(&F) -> Result<()>,
+}
+
+/// Runs every case; a panic in one is its failure.
+pub fn run<F: ?Sized>(factory: &F, cases: &[Case<F>]) -> Vec<CaseResult> {
+    cases
+        .iter()
+        .map(|case| {
+            let start = Instant::now();
+            let ran =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (case.run)(factory)));
+            let outcome = match ran {
+                Ok(Ok(())) => Outcome::Pass,
+                Ok(Err(error)) if error.kind() == ErrorKind::Unimplemented => Outcome::Unsupported,
+                Ok(Err(error)) => Outcome::Fail(error.to_string()),
+                Err(panic) => Outcome::Fail(panic_text(&*panic)),
+            };
+            CaseResult {
+                id: case.id,
+                name: case.name,
+                outcome,
+                time: start.elapsed(),
+            }
+        })
+        .collect()
+}
+
+/// Panics with a table unless every case passed or is in `unsupported`, the
+/// ids that the driver is known not to support.
+pub fn assert_conforms(results: &[CaseResult], unsupported: &[&str]) {
+    let bad: Vec<String> = results
+        .iter()
+        .filter(|r| match r.outcome {
+            Outcome::Pass => unsupported.contains(&r.id),
+            Outcome::Unsupported => !unsupported.contains(&r.id),
+            Outcome::Fail(_) => true,
+        })
+        .map(|r| format!("{} {}: {:?}", r.id, r.name, r.outcome))
+        .collect();
+    assert!(!results.is_empty(), "no case ran");
+    assert!(
+        bad.is_empty(),
+        "{} of {} cases:\n{}",
+        bad.len(),
+        results.len(),
+        bad.join("\n")
+    );
+}
+
+/// Fails a case unless `condition` holds.
+pub fn ensure(condition: bool, what: impl FnOnce() -> String) -> Result<()> {
+    if condition {
+        Ok(())
+    } else {
+        Err(Error::internal(what()))
+    }
+}
+
+/// Fails a case unless the call failed with this kind.
+pub fn expect_kind<T>(result: Result<T>, kind: ErrorKind, what: &str) -> Result<()> {
+    match result {
+        Ok(_) => Err(Error::internal(format!("{what}: want {kind}, got success"))),
+        Err(error) if error.kind() == kind => Ok(()),
+        Err(error) => Err(Error::internal(format!(
+            "{what}: want {kind}, got {}: {error}",
+            error.kind()
+        ))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    format!("panicked: {text}")
+}
