@@ -9,8 +9,8 @@
 //! |---|---|
 //! | [`snapshot`], [`content`], [`runtime`] | the contracts; begin with their stories |
 //! | [`driver`], [`kit`] | what every driver has; how instances are reached |
-//! | [`mount`] | the noun that joins snapshotters and runtimes |
-//! | [`error`], [`digest`], [`ids`], [`reference`], [`value`] | what calls are made of |
+//! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
+//! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`record`] | what the kit remembers |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 
@@ -23,11 +23,13 @@ pub mod ids;
 pub mod kit;
 pub mod lock;
 pub mod mount;
+pub mod mounter;
 pub mod process;
 pub mod record;
 pub mod reference;
 pub mod runtime;
 pub mod snapshot;
+mod sys;
 pub mod value;
 
 pub use content::{BlobReader, ContentStore, IngestWriter};

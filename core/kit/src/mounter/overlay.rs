@@ -1,0 +1,265 @@
+//! Overlays, by the first [`Way`] that the kernel knows.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, MountFlags};
+
+use super::options::Options;
+use super::{OVERLAY_LAYERS, Way, name, tree};
+use crate::error::{Error, ErrorKind, IoContext, Result, quote};
+use crate::mount::Mount;
+
+/// `mount(2)` takes one page of options, the ending NUL included.
+const PAGE: usize = 4096;
+/// `fsconfig` takes strings of up to 255 bytes.
+const STRING: usize = 255;
+
+/// What an overlay is made of; all paths as they are, unescaped.
+struct Layers {
+    lower: Vec<String>,
+    upper: Option<String>,
+    work: Option<String>,
+    rest: Vec<(String, Option<String>)>,
+}
+
+pub(super) fn mount(way: Option<Way>, mount: &Mount, options: &Options) -> Result<OwnedFd> {
+    let layers = Layers::of(mount, options)?;
+    match way.unwrap_or_else(best_way) {
+        Way::Descriptors => by_descriptors(mount, options, &layers),
+        Way::Strings => by_strings(mount, options, &layers),
+        Way::Page => by_page(mount, options, &layers),
+    }
+}
+
+impl Layers {
+    fn of(mount: &Mount, options: &Options) -> Result<Layers> {
+        let mut layers = Layers {
+            lower: Vec::new(),
+            upper: None,
+            work: None,
+            rest: Vec::new(),
+        };
+        for (key, value) in &options.data {
+            match (key.as_str(), value) {
+                ("lowerdir+", Some(path)) => layers.lower.push(path.clone()),
+                ("lowerdir", Some(list)) => layers.lower.extend(split_classic(mount, list)?),
+                ("upperdir", Some(path)) => layers.upper = Some(path.clone()),
+                ("workdir", Some(path)) => layers.work = Some(path.clone()),
+                _ => layers.rest.push((key.clone(), value.clone())),
+            }
+        }
+        let count = layers.lower.len();
+        if count > OVERLAY_LAYERS {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!(
+                    "{}: {count} layers are more than the {OVERLAY_LAYERS} that the kernel's overlay can stack",
+                    name(mount)
+                ),
+            )
+            .with_hint("squash some layers of the image, or use a copying snapshotter"));
+        }
+        if count == 0 {
+            return Err(Error::invalid(format!(
+                "{}: it has no lower layer",
+                name(mount)
+            )));
+        }
+        if layers.upper.is_some() != layers.work.is_some() {
+            return Err(Error::invalid(format!(
+                "{}: upperdir and workdir go together",
+                name(mount)
+            )));
+        }
+        Ok(layers)
+    }
+}
+
+/// The list of `mount(8)`, where `\` escapes `:` and itself.
+fn split_classic(mount: &Mount, list: &str) -> Result<Vec<String>> {
+    let mut layers = vec![String::new()];
+    let mut chars = list.chars();
+    while let Some(c) = chars.next() {
+        match (c, layers.last_mut()) {
+            ('\\', Some(layer)) => layer.extend(chars.next()),
+            (':', _) => layers.push(String::new()),
+            (c, Some(layer)) => layer.push(c),
+            (_, None) => {}
+        }
+    }
+    if layers.iter().any(String::is_empty) {
+        return Err(Error::invalid(format!(
+            "{}: an empty name in lowerdir {} (data-only layers are not supported)",
+            name(mount),
+            quote(list)
+        )));
+    }
+    Ok(layers)
+}
+
+/// Asks the kernel, once in a process.
+fn best_way() -> Way {
+    static WAY: OnceLock<Way> = OnceLock::new();
+    *WAY.get_or_init(|| probe().unwrap_or(Way::Page))
+}
+
+fn probe() -> rustix::io::Result<Way> {
+    let root = rustix::fs::open(
+        "/",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if rustix::mount::fsconfig_set_fd(&context, "lowerdir+", &root).is_ok() {
+        return Ok(Way::Descriptors);
+    }
+    // Before Linux 6.5 overlay keeps every string for later and knows no
+    // `lowerdir+`: taking a name that cannot exist gives it away.
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if rustix::mount::fsconfig_set_string(&context, "containerkit-probe", "1").is_ok() {
+        return Ok(Way::Page);
+    }
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    match rustix::mount::fsconfig_set_string(&context, "lowerdir+", "/") {
+        Ok(()) => Ok(Way::Strings),
+        Err(_) => Ok(Way::Page),
+    }
+}
+
+fn by_descriptors(mount: &Mount, options: &Options, layers: &Layers) -> Result<OwnedFd> {
+    let context = start(mount, options, layers)?;
+    // One descriptor at a time: the kernel keeps the folder, not the number.
+    let set = |role: &str, key: &str, path: &str| {
+        let fd = tree::open_layer(mount, role, path, OFlags::RDONLY)?;
+        rustix::mount::fsconfig_set_fd(&context, key, &fd)
+            .map_err(|errno| layer_refused(mount, &context, role, path, errno))
+    };
+    each_layer(layers, set)?;
+    tree::create(mount, &context).map_err(|error| explain(error, layers))
+}
+
+fn by_strings(mount: &Mount, options: &Options, layers: &Layers) -> Result<OwnedFd> {
+    let context = start(mount, options, layers)?;
+    let set = |role: &str, key: &str, path: &str| {
+        let fd = tree::open_layer(mount, role, path, OFlags::PATH)?;
+        // The true name where it fits, since /proc/self/mountinfo shows it.
+        // `lowerdir+` takes it as it is; the other two would unescape it.
+        let plain = path.len() <= STRING && (key == "lowerdir+" || !path.contains('\\'));
+        let result = if plain {
+            rustix::mount::fsconfig_set_string(&context, key, path)
+        } else {
+            let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::mount::fsconfig_set_string(&context, key, short)
+        };
+        result.map_err(|errno| layer_refused(mount, &context, role, path, errno))
+    };
+    each_layer(layers, set)?;
+    tree::create(mount, &context).map_err(|error| explain(error, layers))
+}
+
+fn start(mount: &Mount, options: &Options, layers: &Layers) -> Result<OwnedFd> {
+    let context = tree::open_filesystem(mount)?;
+    rustix::mount::fsconfig_set_string(&context, "source", source(mount))
+        .map_err(|errno| tree::refused(mount, &context, "its source", errno))?;
+    tree::configure(mount, &context, options.read_only, &layers.rest)?;
+    Ok(context)
+}
+
+fn source(mount: &Mount) -> &str {
+    match mount.source.as_str() {
+        "" => "overlay",
+        source => source,
+    }
+}
+
+fn each_layer(layers: &Layers, mut set: impl FnMut(&str, &str, &str) -> Result<()>) -> Result<()> {
+    for path in &layers.lower {
+        set("layer", "lowerdir+", path)?;
+    }
+    if let Some(upper) = &layers.upper {
+        set("upper folder", "upperdir", upper)?;
+    }
+    if let Some(work) = &layers.work {
+        set("work folder", "workdir", work)?;
+    }
+    Ok(())
+}
+
+fn layer_refused(mount: &Mount, context: &OwnedFd, role: &str, path: &str, errno: Errno) -> Error {
+    tree::refused(mount, context, &format!("{role} {}", quote(path)), errno)
+}
+
+/// Overlay tells its reasons to the kernel's log only.
+fn explain(error: Error, layers: &Layers) -> Error {
+    let hint = match error.kind() {
+        ErrorKind::FailedPrecondition if layers.upper.is_some() => {
+            "its upper or work folder is in use by another mount, or layers overlap; see dmesg"
+        }
+        _ => "the kernel's log (dmesg) says why",
+    };
+    match error.hint() {
+        Some(_) => error,
+        None => error.with_hint(hint),
+    }
+}
+
+/// All layers in one page of options. From `/proc/self/fd` as working
+/// directory a layer's name is its descriptor's number, three or four bytes
+/// with the colon, and holds nothing to escape.
+fn by_page(mount: &Mount, options: &Options, layers: &Layers) -> Result<OwnedFd> {
+    tree::in_private_namespace(|point| {
+        let mut held = Vec::with_capacity(layers.lower.len() + 2);
+        let mut data = String::new();
+        each_layer(layers, |role, key, path| {
+            // Opened in the thread: a layer must be of the namespace that
+            // the mount is made in.
+            let fd = tree::open_layer(mount, role, path, OFlags::PATH)?;
+            let number = fd.as_raw_fd();
+            match (key, held.is_empty()) {
+                ("lowerdir+", true) => data = format!("lowerdir={number}"),
+                ("lowerdir+", false) => data.push_str(&format!(":{number}")),
+                _ => data.push_str(&format!(",{key}={number}")),
+            }
+            held.push(fd);
+            Ok(())
+        })?;
+        for (key, value) in &layers.rest {
+            data.push(',');
+            data.push_str(&escape(key));
+            if let Some(value) = value {
+                data.push('=');
+                data.push_str(&escape(value));
+            }
+        }
+        if data.len() >= PAGE {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!(
+                    "{}: its options take {} bytes of the {} that mount(2) has",
+                    name(mount),
+                    data.len(),
+                    PAGE - 1
+                ),
+            ));
+        }
+        let data = CString::new(data).map_err(|_| Error::invalid("mount option holds a NUL"))?;
+        rustix::process::chdir("/proc/self/fd").io_context(|| "enter /proc/self/fd")?;
+        let flags = if options.read_only {
+            MountFlags::RDONLY
+        } else {
+            MountFlags::empty()
+        };
+        rustix::mount::mount(source(mount), point, "overlay", flags, data.as_c_str())
+            .map_err(|errno| super::kind_for_mount(Error::io(name(mount), errno)))
+            .map_err(|error| explain(error, layers))?;
+        tree::clone(CWD, point, false).io_context(|| format!("{}: detach it", name(mount)))
+    })
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace(',', "\\,")
+}
