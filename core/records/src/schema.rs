@@ -1,0 +1,100 @@
+//! The tables, and the ladder from older versions.
+//!
+//! `PRAGMA user_version` is the version, `application_id` tells our files
+//! from others'. A record is JSON; what is searched by stands in columns.
+
+use containerkit::{Error, ErrorKind};
+use rusqlite::{Connection, Transaction};
+
+use crate::store::Fail;
+
+/// Marks a file as ours: "CkRc".
+pub(crate) const APPLICATION_ID: i32 = 0x436b_5263;
+
+type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+/// Step N takes a database of version N to N + 1. Append only.
+const LADDER: [Step; 1] = [first];
+
+/// The version that this build writes.
+pub(crate) const VERSION: i32 = LADDER.len() as i32;
+
+/// Ids and names share `container_name`, whose primary key is therefore what
+/// keeps a name from being another container's id or name.
+fn first(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE image (
+            name   TEXT PRIMARY KEY,
+            digest TEXT NOT NULL,
+            record TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX image_digest ON image (digest);
+        CREATE TABLE container (
+            id           TEXT PRIMARY KEY,
+            image_digest TEXT,
+            record       TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX container_image ON container (image_digest)
+            WHERE image_digest IS NOT NULL;
+        CREATE TABLE container_name (
+            name TEXT PRIMARY KEY,
+            id   TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX container_name_id ON container_name (id);
+        CREATE TABLE lease (
+            id     TEXT PRIMARY KEY,
+            record TEXT NOT NULL
+        ) STRICT;",
+    )
+}
+
+/// The version of a database, once it is known to be ours and not newer.
+pub(crate) fn version(db: &Connection, path: &std::path::Path) -> Result<i32, Fail> {
+    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if application != APPLICATION_ID {
+        return Err(Fail::Kit(
+            Error::data_loss(format!(
+                "{} is a SQLite file, but no record database of containerkit",
+                path.display()
+            ))
+            .with_hint("move it away, or name another root"),
+        ));
+    }
+    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version > VERSION {
+        return Err(Fail::Kit(
+            Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "record database {} has schema version {version}; \
+                     this containerkit supports up to {VERSION}",
+                    path.display()
+                ),
+            )
+            .with_hint("use the newer containerkit that wrote it"),
+        ));
+    }
+    if version < 1 {
+        return Err(Fail::Kit(Error::data_loss(format!(
+            "record database {} has schema version {version}, which never was",
+            path.display()
+        ))));
+    }
+    Ok(version)
+}
+
+/// Climbs from `from` to [`VERSION`] in one transaction.
+pub(crate) fn migrate(db: &mut Connection, from: i32) -> Result<(), Fail> {
+    let db = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    // Another process may have climbed while we waited for our turn.
+    let now: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let start = usize::try_from(now.max(from)).unwrap_or(0);
+    for step in LADDER.iter().skip(start) {
+        step(&db)?;
+    }
+    if start < LADDER.len() {
+        db.pragma_update(None, "application_id", APPLICATION_ID)?;
+        db.pragma_update(None, "user_version", VERSION)?;
+    }
+    Ok(db.commit()?)
+}
