@@ -12,6 +12,7 @@
 //! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`record`] | what the kit remembers |
+//! | [`shim`] | the supervisor of one container, from outside |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 
 pub mod content;
@@ -28,6 +29,7 @@ pub mod process;
 pub mod record;
 pub mod reference;
 pub mod runtime;
+pub mod shim;
 pub mod snapshot;
 mod sys;
 pub mod value;

@@ -1,0 +1,227 @@
+//! The client's side: launch a shim and follow its container.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::channel::Channel;
+use super::message::{Hello, ToClient, ToShim};
+use super::request::ShimRequest;
+use super::state::{ExitRecord, LOG, read_exit};
+use crate::error::{Error, ErrorKind, IoContext, Result, quote};
+use crate::ids::ContainerId;
+use crate::lock::FileLock;
+
+/// A container that runs.
+#[derive(Debug)]
+pub struct Started {
+    /// Pid of its init.
+    pub pid: u32,
+    /// The master of its terminal, when it has one. Its output must be read;
+    /// window size and raw mode are the client's to set.
+    pub console: Option<OwnedFd>,
+}
+
+/// A launched shim, in the hands of the command that launched it.
+///
+/// Dropping it without [`finish`](Shim::finish) leaves the container to its
+/// shim.
+#[derive(Debug)]
+pub struct Shim {
+    channel: Channel,
+    process: Child,
+    id: ContainerId,
+    state_dir: PathBuf,
+    exit: Option<ExitRecord>,
+    /// The last packet has come.
+    last: Option<Result<()>>,
+}
+
+impl Shim {
+    /// Starts the shim `binary`, without a shell, and hands it the request,
+    /// the three standard streams of the container (unused with a terminal)
+    /// and the container's lock. Returns before anything is mounted or
+    /// created.
+    pub fn launch(
+        binary: &Path,
+        request: &ShimRequest,
+        stdio: [OwnedFd; 3],
+        lock: FileLock,
+    ) -> Result<Shim> {
+        request.check()?;
+        let memfd = request.to_memfd()?;
+        let log = open_log(&request.state_dir)?;
+        let (channel, theirs) = Channel::pair()?;
+        // The socket is the shim's standard input and all else travels over
+        // it: so nothing needs to be inherited that is not close-on-exec.
+        let process = Command::new(binary)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .io_context(|| format!("start the shim {}", binary.display()))
+            .map_err(|error| {
+                error.with_hint("containerkit-shim must be installed beside containerkit")
+            })?;
+        let shim = Shim {
+            channel,
+            process,
+            id: request.id.clone(),
+            state_dir: request.state_dir.clone(),
+            exit: None,
+            last: None,
+        };
+        let hello = Hello {
+            version: request.version,
+        };
+        let fds: [BorrowedFd<'_>; Hello::FDS] = [
+            memfd.as_fd(),
+            stdio[0].as_fd(),
+            stdio[1].as_fd(),
+            stdio[2].as_fd(),
+            lock.as_file().as_fd(),
+        ];
+        match shim.channel.send(&hello, &fds) {
+            Ok(()) => Ok(shim),
+            Err(error) => Err(shim.ended().with_source_text(error.to_string())),
+        }
+    }
+
+    /// Waits until the user's program runs; an error is the one that kept it
+    /// from running, and then nothing of the container is left but what the
+    /// client made.
+    pub fn wait_started(&mut self) -> Result<Started> {
+        loop {
+            match self.channel.receive()? {
+                Some((ToClient::Started { pid }, fds)) => {
+                    return Ok(Started {
+                        pid,
+                        console: fds.into_iter().next(),
+                    });
+                }
+                Some((ToClient::Failed { error }, _)) => {
+                    self.last = Some(Ok(()));
+                    return Err(error.into());
+                }
+                // The guard's: the supervisor died in the middle of it.
+                Some((ToClient::Exited { .. } | ToClient::Gone { .. }, _)) | None => {
+                    return Err(self.ended());
+                }
+                Some((ToClient::Unknown, _)) => {}
+            }
+        }
+    }
+
+    /// Waits for the container's end. When it returns no process of the
+    /// container is left and nothing uses its rootfs; the runtime may still be
+    /// removing its own state, which [`finish`](Shim::finish) waits for.
+    ///
+    /// An error means that the whole shim was killed: lock the container and
+    /// [`recover`](super::recover).
+    pub fn wait_exit(&mut self) -> Result<ExitRecord> {
+        loop {
+            if let Some(exit) = &self.exit {
+                return Ok(exit.clone());
+            }
+            match self.channel.receive()? {
+                Some((ToClient::Exited { exit }, _)) => self.exit = Some(exit),
+                Some((ToClient::Gone { error }, _)) => self.last = Some(result(error)),
+                Some(_) => {}
+                None => {
+                    return match read_exit(&self.state_dir)? {
+                        Some(exit) => Ok(exit),
+                        None => Err(self.ended()),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to the container's init.
+    pub fn signal(&self, number: i32) -> Result<()> {
+        self.channel.send(&ToShim::Signal { number }, &[])
+    }
+
+    /// Readable when [`wait_exit`](Shim::wait_exit) has something to read, so
+    /// that a client can poll it beside a terminal.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// After the exit, or after a failed start: tells the shim that this
+    /// client removes what is left, and waits until the runtime has removed
+    /// the container and the shim is gone and has freed the lock. The error is
+    /// the runtime's.
+    pub fn finish(mut self) -> Result<()> {
+        // A shim that is gone already needs not be told.
+        let _ = self.channel.send(&ToShim::Done, &[]);
+        while let Some((message, _)) = self.channel.receive()? {
+            if let ToClient::Gone { error } = message {
+                self.last = Some(result(error));
+            }
+        }
+        self.process
+            .wait()
+            .io_context(|| format!("wait for the shim of container {}", self.id))?;
+        match self.last.take() {
+            Some(result) => result,
+            None => Err(self.ended()),
+        }
+    }
+
+    /// The error for a shim that is gone without a word, with the last of its
+    /// log.
+    fn ended(&self) -> Error {
+        let error = Error::new(
+            ErrorKind::Unavailable,
+            format!("the shim of container {} ended unexpectedly", self.id),
+        );
+        let path = self.state_dir.join(LOG);
+        match last_line(&path) {
+            Some(line) => error.with_source_text(quote(&line)),
+            None => error.with_hint(format!("its log is {}", path.display())),
+        }
+    }
+}
+
+impl AsFd for Shim {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+fn result(error: Option<super::WireError>) -> Result<()> {
+    match error {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+fn open_log(state_dir: &Path) -> Result<OwnedFd> {
+    let path = state_dir.join(LOG);
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::APPEND
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC
+        | OFlags::NOCTTY;
+    rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .io_context(|| format!("open {}", path.display()))
+}
+
+fn last_line(path: &Path) -> Option<String> {
+    const TAIL: u64 = 4096;
+    let mut file = File::open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    String::from_utf8_lossy(&tail)
+        .lines()
+        .rfind(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+}
