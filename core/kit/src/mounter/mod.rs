@@ -21,7 +21,7 @@ mod tree;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
@@ -160,6 +160,51 @@ pub fn is_mountpoint(path: &Path) -> Result<bool> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(errno) => Err(Error::io(format!("stat {}", path.display()), errno)),
     }
+}
+
+/// Whether the folder is the upper of an overlay that is mounted anywhere: in
+/// whichever namespace, detached, or unmounted with files still open.
+///
+/// The kernel marks such a folder, and with `index=on` refuses a second
+/// overlay on it (`EBUSY`). So one is asked for that it must refuse in any
+/// case, for a work folder that equals its upper, but only after it has looked
+/// at the mark. Nothing is mounted and nothing written.
+pub fn is_upper_in_use(dir: &Path) -> Result<bool> {
+    overlay::is_upper_in_use(None, dir)
+}
+
+/// Says to others that these mounts are in use, until the descriptors are
+/// closed or the process dies: a shared `flock` on the folder that is theirs
+/// alone, an overlay's upper (its topmost layer without one) or a bind's
+/// source. A snapshotter takes the same lock exclusively to commit or remove;
+/// while it does, this is a `Conflict`.
+///
+/// Who keeps a snapshot mounted calls it with what the snapshotter gave it,
+/// before it mounts.
+pub fn hold(mounts: &[Mount]) -> Result<Vec<OwnedFd>> {
+    let mut held = Vec::new();
+    for mount in mounts {
+        let of_overlay = |key| mount.options.iter().find_map(|o| o.strip_prefix(key));
+        let path = match mount.fstype.as_str() {
+            "overlay" => of_overlay("upperdir=").or_else(|| of_overlay("lowerdir+=")),
+            _ if Options::parse(mount)?.bind => Some(mount.source.as_str()),
+            _ => None,
+        };
+        let Some(path) = path else { continue };
+        let fd = tree::open_held(mount, path)?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => held.push(fd),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::conflict(format!(
+                    "{}: {} is being committed or removed",
+                    name(mount),
+                    quote(path)
+                )));
+            }
+            Err(errno) => return Err(Error::io(format!("lock {}", quote(path)), errno)),
+        }
+    }
+    Ok(held)
 }
 
 /// One mount as a detached tree.

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -262,4 +263,58 @@ fn by_page(mount: &Mount, options: &Options, layers: &Layers) -> Result<OwnedFd>
 
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace(',', "\\,")
+}
+
+/// See [`super::is_upper_in_use`].
+pub(super) fn is_upper_in_use(way: Option<Way>, dir: &Path) -> Result<bool> {
+    let failed =
+        |errno: Errno| Error::io(format!("ask whether {} is mounted", dir.display()), errno);
+    let open = |flags: OFlags| {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(dir, flags, Mode::empty()).map_err(failed)
+    };
+    let asked = match way.unwrap_or_else(best_way) {
+        Way::Page => tree::in_private_namespace(|point| {
+            let fd = open(OFlags::PATH)?;
+            let number = fd.as_raw_fd();
+            let data = format!("index=on,lowerdir=/,upperdir={number},workdir={number}");
+            let data = CString::new(data).map_err(|_| Error::internal("a number holds a NUL"))?;
+            rustix::process::chdir("/proc/self/fd").io_context(|| "enter /proc/self/fd")?;
+            let flags = MountFlags::empty();
+            Ok(rustix::mount::mount(
+                "overlay",
+                point,
+                "overlay",
+                flags,
+                data.as_c_str(),
+            ))
+        })?,
+        way => {
+            let context =
+                rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+            let fd = open(OFlags::RDONLY)?;
+            let set = |key: &str| match way {
+                Way::Descriptors => rustix::mount::fsconfig_set_fd(&context, key, &fd),
+                _ => rustix::mount::fsconfig_set_string(
+                    &context,
+                    key,
+                    format!("/proc/self/fd/{}", fd.as_raw_fd()),
+                ),
+            };
+            rustix::mount::fsconfig_set_string(&context, "index", "on").map_err(failed)?;
+            rustix::mount::fsconfig_set_string(&context, "lowerdir+", "/").map_err(failed)?;
+            set("upperdir").map_err(failed)?;
+            set("workdir").map_err(failed)?;
+            rustix::mount::fsconfig_create(&context)
+        }
+    };
+    match asked {
+        Err(Errno::BUSY) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(errno) => Err(failed(errno)),
+        Ok(()) => Err(Error::internal(format!(
+            "the kernel mounted an overlay whose work folder is its upper folder, {}",
+            dir.display()
+        ))),
+    }
 }

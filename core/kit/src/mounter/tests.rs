@@ -256,3 +256,67 @@ fn refusals_are_one_line_and_name_mount_and_reason() {
         }
     }
 }
+
+#[test]
+fn an_upper_in_use_is_seen_from_anywhere_and_left_untouched() {
+    for way in WAYS {
+        let (_temp, dir) = hostile_dir();
+        let mount = overlay(&dir, 1, true);
+        let upper = dir.join("upper");
+        let in_use = || overlay::is_upper_in_use(Some(way), &upper).expect("ask");
+        assert!(!in_use(), "{way:?}");
+        // Detached: no mount table shows it.
+        let tree = mount_detached(std::slice::from_ref(&mount)).expect("mount");
+        assert!(in_use(), "{way:?}");
+        let file = crate::fs::open_in_root(
+            tree.as_fd(),
+            Path::new("top"),
+            rustix::fs::OFlags::RDONLY,
+            0,
+        )
+        .expect("open");
+        drop(tree);
+        assert!(in_use(), "an open file keeps it");
+        drop(file);
+        assert!(!in_use(), "{way:?}");
+        let read_only = mount_detached(&[Mount {
+            options: [mount.options.clone(), vec!["ro".into()]].concat(),
+            ..mount
+        }])
+        .expect("mount");
+        assert!(in_use(), "read-only counts");
+        assert_eq!(write(&read_only, "x"), Err(Errno::ROFS));
+        drop(read_only);
+        assert!(!in_use());
+        let names: Vec<_> = fs::read_dir(&upper).expect("list").collect();
+        assert!(names.is_empty(), "{names:?}");
+        mount_detached(&[overlay(&dir, 1, true)]).expect("still mounts");
+    }
+}
+
+#[test]
+fn who_holds_mounts_keeps_others_from_the_exclusive_lock() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let mount = overlay(temp.path(), 2, true);
+    let bind = Mount::bind(temp.path().join("layer-0"), Access::ReadOnly);
+    for (mount, owner) in [
+        (mount.clone(), "upper"),
+        (mount.read_only(), "upper"),
+        (bind, "layer-0"),
+    ] {
+        let fd = rustix::fs::open(
+            temp.path().join(owner),
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
+        .expect("open");
+        let exclusive = || rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+        let held = hold(std::slice::from_ref(&mount)).expect("hold");
+        let second = hold(std::slice::from_ref(&mount)).expect("shared");
+        assert_eq!(exclusive(), Err(Errno::WOULDBLOCK));
+        drop((held, second));
+        exclusive().expect("free");
+        let error = hold(&[mount]).expect_err("held");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    }
+}

@@ -240,3 +240,12 @@ pub(super) fn open_layer(mount: &Mount, role: &str, path: &str, flags: OFlags) -
     .io_context(|| format!("{}: {role} {}", super::name(mount), quote(path)))
     .map_err(bad)
 }
+
+/// What a lock says "in use" on: a bind's source may be a file.
+pub(super) fn open_held(mount: &Mount, path: &str) -> Result<OwnedFd> {
+    // O_NONBLOCK: a fifo must not hold us.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .io_context(|| format!("{}: {}", super::name(mount), quote(path)))
+        .map_err(super::kind_for_mount)
+}
