@@ -97,7 +97,16 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd> {
 /// Makes a folder and the missing ones above it; those it makes have exactly
 /// `mode`, whatever the umask. An existing folder keeps its mode.
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)) {
+    let make = || rustix::fs::mkdir(path, Mode::from_raw_mode(0o700));
+    let made = match (make(), path.parent()) {
+        (Err(Errno::NOENT), Some(parent)) if !parent.as_os_str().is_empty() => {
+            ensure_dir(parent, mode)?;
+            // Once: in /proc a folder's parent exists and it still is ENOENT.
+            make()
+        }
+        (made, _) => made,
+    };
+    match made {
         Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode))
             .io_context(|| format!("chmod {}", path.display())),
         Err(Errno::EXIST) if path.is_dir() => Ok(()),
@@ -105,13 +114,6 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
             "{} exists and is not a folder",
             path.display()
         ))),
-        Err(Errno::NOENT) => match path.parent() {
-            Some(parent) if parent != path && !parent.as_os_str().is_empty() => {
-                ensure_dir(parent, mode)?;
-                ensure_dir(path, mode)
-            }
-            _ => Err(Error::not_found(format!("make folder {}", path.display()))),
-        },
         Err(errno) => Err(Error::io(format!("make folder {}", path.display()), errno)),
     }
 }
@@ -369,6 +371,15 @@ mod tests {
         std::fs::write(dir.path().join("big"), [0; 100]).expect("write");
         let error = root.read("big", 99).expect_err("limit");
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    }
+
+    #[test]
+    fn ensure_dir_ends_where_no_folder_can_be_made() {
+        let error = ensure_dir(Path::new("/proc/self/x/y"), 0o700).expect_err("in /proc");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        let dir = tempfile::tempdir().expect("tempdir");
+        ensure_dir(&dir.path().join("a/b/c"), 0o700).expect("nested");
+        ensure_dir(&dir.path().join("a/b/c"), 0o700).expect("twice");
     }
 
     #[test]

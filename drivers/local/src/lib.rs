@@ -1,15 +1,54 @@
-//! The `local` driver of containerkit: blobs as files in one folder.
+//! The `local` driver of containerkit: blobs as files in one folder, shared
+//! by any number of processes without a daemon.
+//!
+//! ```text
+//! store.json                        what this is, with its format version
+//! blobs/ALG/HEX                     a blob, mode 0400, as in an OCI layout
+//! labels/ALG/HEX                    its labels, only where there are some
+//! ingest/SHA256(REF)/{lock,meta.json,data}
+//! locks/XX                          held for moments: commit, update, delete
+//! trash/                            renamed aside, being removed
+//! ```
+//!
+//! Nothing is ever half there: a blob appears by one rename, after its size,
+//! its digest and its bytes on disk are certain. A process may be killed at
+//! any instruction; what it leaves is resumed by the next writer of the ref,
+//! or removed by the next call that meets it. An ingest is one that has a
+//! data file; a folder without is a leftover.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `layout` | folders, versions, locks, putting aside |
+//! | `blobs` | reading, listing and deleting blobs |
+//! | `labels` | the label files |
+//! | `ingest` | holding, listing and aborting ingests |
+//! | `writer` | writing and committing |
+//! | `file` | whole-file and positioned reads and writes |
 
-use containerkit::content::*;
+mod blobs;
+mod file;
+mod ingest;
+mod labels;
+mod layout;
+mod writer;
+
+use std::sync::Arc;
+
+use containerkit::content::{
+    BlobFilter, BlobInfo, BlobReader, ContentCapabilities, Expected, IngestStatus, IngestWriter,
+};
 use containerkit::{
-    ContentStore, Digest, Driver, DriverContext, DriverInfo, DriverKind, Error, IngestRef,
-    LabelChanges, OptionKind, OptionSpec, Page, Result,
+    ContentStore, Digest, Driver, DriverContext, DriverInfo, DriverKind, IngestRef, LabelChanges,
+    OptionKind, OptionSpec, Page, Result,
 };
 
-/// A content store in a folder.
-#[derive(Debug)]
+use layout::Layout;
+
+/// A content store in a folder. Open it with [`Driver::open`]; any number of
+/// instances and processes may share the folder.
+#[derive(Clone, Debug)]
 pub struct Local {
-    _context: DriverContext,
+    layout: Arc<Layout>,
 }
 
 impl Driver for Local {
@@ -22,14 +61,17 @@ impl Driver for Local {
                 "fsync",
                 OptionKind::Boolean,
                 "true",
-                "Make blobs durable when they are committed; false leaves that to the caller.",
+                "Make a blob durable when it is committed; with false it may be lost or damaged by power loss.",
             )],
         }
     }
 
     fn open(context: DriverContext) -> Result<Local> {
         context.check_options(&<Local as Driver>::info().options)?;
-        Ok(Local { _context: context })
+        let fsync = context.boolean("fsync")?.unwrap_or(true);
+        Ok(Local {
+            layout: Arc::new(Layout::open(&context.root, fsync)?),
+        })
     }
 }
 
@@ -37,31 +79,44 @@ impl ContentStore for Local {
     fn capabilities(&self) -> ContentCapabilities {
         ContentCapabilities { fd: true }
     }
-    fn info(&self, _digest: &Digest) -> Result<BlobInfo> {
-        Err(Error::unimplemented("info"))
+
+    fn info(&self, digest: &Digest) -> Result<BlobInfo> {
+        blobs::info(&self.layout, digest)
     }
-    fn update(&self, _digest: &Digest, _changes: &LabelChanges) -> Result<BlobInfo> {
-        Err(Error::unimplemented("update"))
+
+    fn update(&self, digest: &Digest, changes: &LabelChanges) -> Result<BlobInfo> {
+        blobs::update(&self.layout, digest, changes)
     }
-    fn walk(&self, _filter: &BlobFilter, _page: &Page) -> Result<Vec<BlobInfo>> {
-        Err(Error::unimplemented("walk"))
+
+    fn walk(&self, filter: &BlobFilter, page: &Page) -> Result<Vec<BlobInfo>> {
+        blobs::walk(&self.layout, filter, page)
     }
-    fn delete(&self, _digest: &Digest) -> Result<()> {
-        Err(Error::unimplemented("delete"))
+
+    fn delete(&self, digest: &Digest) -> Result<()> {
+        blobs::delete(&self.layout, digest)
     }
-    fn reader(&self, _digest: &Digest) -> Result<Box<dyn BlobReader>> {
-        Err(Error::unimplemented("reader"))
+
+    fn reader(&self, digest: &Digest) -> Result<Box<dyn BlobReader>> {
+        Ok(Box::new(blobs::Reader::open(&self.layout, digest)?))
     }
-    fn writer(&self, _name: &IngestRef, _expected: &Expected) -> Result<Box<dyn IngestWriter>> {
-        Err(Error::unimplemented("writer"))
+
+    fn writer(&self, name: &IngestRef, expected: &Expected) -> Result<Box<dyn IngestWriter>> {
+        Ok(Box::new(writer::Writer::open(
+            &self.layout,
+            name,
+            expected,
+        )?))
     }
-    fn status(&self, _name: &IngestRef) -> Result<IngestStatus> {
-        Err(Error::unimplemented("status"))
+
+    fn status(&self, name: &IngestRef) -> Result<IngestStatus> {
+        ingest::status(&self.layout, name)
     }
+
     fn list_statuses(&self) -> Result<Vec<IngestStatus>> {
-        Err(Error::unimplemented("list_statuses"))
+        ingest::list(&self.layout)
     }
-    fn abort(&self, _name: &IngestRef) -> Result<()> {
-        Err(Error::unimplemented("abort"))
+
+    fn abort(&self, name: &IngestRef) -> Result<()> {
+        ingest::abort(&self.layout, name)
     }
 }

@@ -1,0 +1,278 @@
+//! Committed blobs: reading, listing, labelling, deleting.
+
+use std::collections::BinaryHeap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use containerkit::content::{BlobFilter, BlobInfo, BlobReader};
+use containerkit::{
+    Algorithm, Digest, Error, ErrorKind, IoContext, LabelChanges, Labels, Page, Result, Timestamp,
+};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::file;
+use crate::labels::{self, Sidecar};
+use crate::layout::{Layout, Present};
+
+fn unknown(digest: &Digest) -> Error {
+    Error::not_found(format!("blob {digest}: there is none in this store"))
+}
+
+fn damaged(layout: &Layout, digest: &Digest, why: &str) -> Error {
+    Error::data_loss(format!(
+        "blob {digest} is damaged: {}: {why}",
+        layout.blob(digest).display()
+    ))
+    .with_hint("import, pull or ingest it again: the good bytes replace it")
+}
+
+/// The blob's file, or why there is none that could be it.
+fn stat(layout: &Layout, digest: &Digest) -> Result<Stat> {
+    match layout.present(digest, None)? {
+        Present::Yes(stat) => Ok(stat),
+        Present::No => Err(unknown(digest)),
+        Present::Damaged(why) => Err(damaged(layout, digest, &why)),
+    }
+}
+
+/// A blob is committed with its modification time set to that moment.
+pub(crate) fn describe(digest: Digest, stat: &Stat, sidecar: Option<Sidecar>) -> BlobInfo {
+    let created = modified(stat);
+    let (labels, updated) = match sidecar {
+        Some(sidecar) => (sidecar.labels, sidecar.updated),
+        None => (Labels::new(), created),
+    };
+    BlobInfo {
+        digest,
+        size: stat.st_size as u64,
+        labels,
+        created,
+        updated,
+    }
+}
+
+pub(crate) fn modified(stat: &Stat) -> Timestamp {
+    // The types of these fields differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    let nanos = (stat.st_mtime as i64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(stat.st_mtime_nsec as i64);
+    Timestamp::from_unix_nanos(nanos)
+}
+
+pub(crate) fn info(layout: &Layout, digest: &Digest) -> Result<BlobInfo> {
+    let stat = stat(layout, digest)?;
+    let sidecar = labels::read(layout, digest)?;
+    Ok(describe(digest.clone(), &stat, sidecar))
+}
+
+pub(crate) fn update(layout: &Layout, digest: &Digest, changes: &LabelChanges) -> Result<BlobInfo> {
+    let _lock = layout.lock(digest)?;
+    let stat = stat(layout, digest)?;
+    let old = if changes.replace_all {
+        Labels::new()
+    } else {
+        labels::read(layout, digest)?.map_or_else(Labels::new, |sidecar| sidecar.labels)
+    };
+    let new = changes.apply(&old)?;
+    let sidecar = labels::write(layout, digest, new, Timestamp::now())?;
+    Ok(describe(digest.clone(), &stat, Some(sidecar)))
+}
+
+pub(crate) fn delete(layout: &Layout, digest: &Digest) -> Result<()> {
+    let _lock = layout.lock(digest)?;
+    let path = layout.blob(digest);
+    match rustix::fs::unlink(&path) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Err(unknown(digest)),
+        // A folder stands where the blob was: what is damaged can be deleted too.
+        Err(Errno::ISDIR | Errno::PERM) => layout.discard(&path)?,
+        Err(errno) => return Err(Error::io(format!("remove {}", path.display()), errno)),
+    }
+    labels::remove(layout, digest)
+}
+
+/// Damaged blobs are in the listing, so that whoever verifies or repairs the
+/// store meets them; their labels count as none.
+pub(crate) fn walk(layout: &Layout, filter: &BlobFilter, page: &Page) -> Result<Vec<BlobInfo>> {
+    let limit = page.limit.max(1) as usize;
+    let mut found = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let mut after = match Start::of(algorithm, page.after.as_deref()) {
+            Start::First => None,
+            Start::After(hex) => Some(hex),
+            Start::Never => continue,
+        };
+        // Only what has a label file can have a label.
+        let (dir, batch) = if filter.labels.is_empty() {
+            (layout.blobs(algorithm), limit)
+        } else {
+            (layout.labels(algorithm), usize::MAX)
+        };
+        // A page that is not full says that it is the last: what was deleted
+        // meanwhile is made up for.
+        while found.len() < limit {
+            let names = next_names(&dir, algorithm, after.as_deref(), batch)?;
+            let Some(last) = names.last() else { break };
+            after = Some(last.hex().to_owned());
+            for digest in names {
+                if found.len() == limit {
+                    break;
+                }
+                if let Some(info) = listed(layout, digest)?.filter(|info| filter.matches(info)) {
+                    found.push(info);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One row of a listing; `None` when it is no longer there.
+fn listed(layout: &Layout, digest: Digest) -> Result<Option<BlobInfo>> {
+    let path = layout.blob(&digest);
+    let mut stat = match rustix::fs::lstat(&path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(Error::io(format!("stat {}", path.display()), errno)),
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        stat.st_size = 0;
+    }
+    let sidecar = labels::read(layout, &digest).unwrap_or_else(|error| {
+        log::warn!("{error}");
+        None
+    });
+    Ok(Some(describe(digest, &stat, sidecar)))
+}
+
+/// Where a page begins among the digests of one algorithm.
+enum Start {
+    First,
+    After(String),
+    Never,
+}
+
+impl Start {
+    fn of(algorithm: Algorithm, after: Option<&str>) -> Start {
+        let Some(after) = after else {
+            return Start::First;
+        };
+        let prefix = format!("{algorithm}:");
+        match after.strip_prefix(&prefix) {
+            Some(hex) => Start::After(hex.to_owned()),
+            None if after < prefix.as_str() => Start::First,
+            None => Start::Never,
+        }
+    }
+}
+
+/// The first `count` digests of a folder after `after`, in order. Holds no
+/// more than these in memory.
+fn next_names(
+    dir: &PathBuf,
+    algorithm: Algorithm,
+    after: Option<&str>,
+    count: usize,
+) -> Result<Vec<Digest>> {
+    let mut smallest: BinaryHeap<Digest> = BinaryHeap::new();
+    let entries = std::fs::read_dir(dir).io_context(|| format!("list {}", dir.display()))?;
+    for entry in entries {
+        let entry = entry.io_context(|| format!("list {}", dir.display()))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if after.is_some_and(|after| name <= after)
+            || (smallest.len() == count && smallest.peek().is_some_and(|last| name >= last.hex()))
+        {
+            continue;
+        }
+        // Names that are no digest are temporary files, or not ours.
+        let Ok(digest) = format!("{algorithm}:{name}").parse() else {
+            continue;
+        };
+        smallest.push(digest);
+        if smallest.len() > count {
+            smallest.pop();
+        }
+    }
+    Ok(smallest.into_sorted_vec())
+}
+
+/// An open blob.
+pub(crate) struct Reader {
+    digest: Digest,
+    path: PathBuf,
+    fd: OwnedFd,
+    size: u64,
+}
+
+impl Reader {
+    pub(crate) fn open(layout: &Layout, digest: &Digest) -> Result<Reader> {
+        let path = layout.blob(digest);
+        let fd = match open_blob(&path) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Err(unknown(digest)),
+            Err(Errno::LOOP | Errno::NXIO) => {
+                return Err(damaged(layout, digest, "it is not a regular file"));
+            }
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
+        let stat = rustix::fs::fstat(&fd).io_context(|| format!("stat {}", path.display()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(damaged(layout, digest, "it is not a regular file"));
+        }
+        let size = stat.st_size as u64;
+        if size == 0 && *digest != digest.algorithm().digest(b"") {
+            return Err(damaged(layout, digest, "it is empty"));
+        }
+        Ok(Reader {
+            digest: digest.clone(),
+            path,
+            fd,
+            size,
+        })
+    }
+}
+
+/// Never follows a symlink and never waits for a fifo.
+fn open_blob(path: &PathBuf) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+impl BlobReader for Reader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        file::read_at(&self.fd, buf, offset)
+            .io_context(|| format!("read blob {} at byte {offset}", self.digest))
+    }
+
+    fn as_fd(&self) -> Result<Option<OwnedFd>> {
+        // By descriptor first: the blob may be deleted by now. By path only
+        // where there is no /proc, and only if it is still the same file.
+        let by_fd = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        if let Ok(fd) = rustix::fs::open(&by_fd, flags, Mode::empty()) {
+            return Ok(Some(fd));
+        }
+        let same = |fd: &OwnedFd| match (rustix::fs::fstat(fd), rustix::fs::fstat(&self.fd)) {
+            (Ok(a), Ok(b)) => a.st_dev == b.st_dev && a.st_ino == b.st_ino,
+            _ => false,
+        };
+        match open_blob(&self.path) {
+            Ok(fd) if same(&fd) => Ok(Some(fd)),
+            Ok(_) | Err(Errno::NOENT) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("blob {}: it was deleted, and /proc is missing", self.digest),
+            )),
+            Err(errno) => Err(Error::io(format!("open blob {}", self.digest), errno)),
+        }
+    }
+}
