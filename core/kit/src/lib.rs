@@ -13,8 +13,10 @@
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`record`] | what the kit remembers |
 //! | [`shim`] | the supervisor of one container, from outside |
+//! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 
+pub mod bundle;
 pub mod content;
 pub mod digest;
 pub mod driver;
@@ -31,9 +33,11 @@ pub mod reference;
 pub mod runtime;
 pub mod shim;
 pub mod snapshot;
+pub mod spec;
 mod sys;
 pub mod value;
 
+pub use bundle::{Bundle, BundleFile};
 pub use content::{BlobReader, ContentStore, IngestWriter};
 pub use digest::{Algorithm, Digest, Hasher, chain_id};
 pub use driver::{Driver, DriverContext, DriverInfo, DriverKind, OptionKind, OptionSpec};

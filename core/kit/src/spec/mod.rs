@@ -1,0 +1,181 @@
+//! From an image's configuration and a user's wishes to a whole OCI runtime
+//! spec.
+//!
+//! [`SpecRequest`] holds wishes that [`parse`] has read already; [`build`]
+//! resolves them against the root file system and returns what a
+//! [`Bundle`](crate::bundle::Bundle) is made of. Nothing is created here, and
+//! nothing outside the root file system is read on an image's behalf: every
+//! path that an image names is resolved beneath [`Root`].
+//!
+//! The defaults are those that users of other engines expect: fourteen
+//! capabilities, none inheritable; masked and read-only paths under `/proc`
+//! and `/sys`; an allow list of system calls; a device list; fresh namespaces
+//! and a network namespace that has only `lo`. Limits of a process are left
+//! as they are: raising one needs a privilege that many machines lack.
+
+mod build;
+pub mod caps;
+mod devices;
+mod env;
+pub mod exec;
+mod linux;
+mod mounts;
+pub mod parse;
+pub mod path;
+pub mod seccomp;
+mod syscalls;
+pub mod user;
+pub mod volume;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::image::Config as ImageConfig;
+use oci_spec::runtime::{PosixRlimit, Spec};
+
+use crate::bundle::BundleFile;
+use crate::mount::Access;
+
+pub use build::build;
+pub use exec::{ExecSpec, exec_process};
+pub use linux::limits;
+pub use volume::VolumeFolder;
+
+#[cfg(doc)]
+use crate::fs::Root;
+
+/// What a container shall be, as flags say it, parsed.
+#[derive(Clone, Debug, Default)]
+pub struct SpecRequest {
+    /// The image's `config` object; `None` for a bare root file system.
+    pub image: Option<ImageConfig>,
+    /// The words after IMAGE.
+    pub command: Vec<String>,
+    /// Replaces the image's entrypoint and drops its command. Empty, or one
+    /// empty word: no entrypoint at all.
+    pub entrypoint: Option<Vec<String>>,
+    /// `K=V`, or `K` to take the caller's value (removed when it has none).
+    /// A later entry wins over an earlier, and each over the image's.
+    pub env: Vec<String>,
+    /// Working folder, absolute; the image's or `/` without it.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`, names or ids; the image's or root without it.
+    pub user: Option<String>,
+    /// Host name; the short id without it, the host's with
+    /// [`NetworkMode::Host`].
+    pub hostname: Option<String>,
+    /// A terminal for the process.
+    pub terminal: bool,
+    /// The root file system read-only.
+    pub read_only: bool,
+    /// All capabilities and devices, nothing masked, no seccomp.
+    pub privileged: bool,
+    /// Capabilities to add; `ALL` for every one that the caller has.
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop; `ALL` for every one.
+    pub cap_drop: Vec<String>,
+    /// Mounts of the user.
+    pub mounts: Vec<MountRequest>,
+    /// Devices of the user.
+    pub devices: Vec<DeviceRequest>,
+    /// Memory limit in bytes.
+    pub memory: Option<i64>,
+    /// CPU limit in CPUs.
+    pub cpus: Option<f64>,
+    /// Limit of tasks; 0 or less: none.
+    pub pids_limit: Option<i64>,
+    /// Limits of the process.
+    pub ulimits: Vec<PosixRlimit>,
+    /// The network.
+    pub network: NetworkMode,
+    /// Security options.
+    pub security: Vec<SecurityOption>,
+    /// Annotations. Only the user's: what an image says of itself never
+    /// becomes an instruction to the runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Signal that asks the process to end, as a name or a number; the
+    /// image's or TERM without it.
+    pub stop_signal: Option<String>,
+    /// The cgroup, as a path below each hierarchy's mount point; empty for
+    /// `/containerkit/ID`.
+    pub cgroups_path: String,
+    /// The bundle's folder, absolute: what is generated is bound from there.
+    pub bundle: PathBuf,
+    /// Folder in which each declared volume of the image gets a folder.
+    pub volumes_dir: PathBuf,
+}
+
+/// The network of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// A network namespace that has only `lo`.
+    #[default]
+    None,
+    /// The host's.
+    Host,
+    /// An existing network namespace, `/run/netns/x`.
+    Namespace(PathBuf),
+}
+
+/// A mount that a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRequest {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Where, an absolute path in the container.
+    pub target: String,
+    /// Read-only or not.
+    pub access: Access,
+    /// Further options, as in fstab; for a tmpfs `size=BYTES`, `mode=OCTAL`, …
+    pub options: Vec<String>,
+}
+
+/// What a user's mount shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A file or folder of the host, absolute.
+    Path(PathBuf),
+    /// A volume by name. The volume driver's mounts are asked for before
+    /// [`build`], which refuses what is still a name.
+    Volume(String),
+    /// Memory.
+    Tmpfs,
+}
+
+/// A device that a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// The device node on the host.
+    pub host: PathBuf,
+    /// Its path in the container.
+    pub container: String,
+    /// Any of `r`, `w` and `m` (mknod).
+    pub access: String,
+}
+
+/// A `--security-opt`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecurityOption {
+    /// No system-call filter.
+    SeccompUnconfined,
+    /// The filter in this file, an OCI `seccomp` object or a profile with
+    /// conditions as other engines ship them.
+    SeccompFile(PathBuf),
+    /// Whether setuid programs gain nothing.
+    NoNewPrivileges(bool),
+}
+
+/// What [`build`] returns.
+#[derive(Clone, Debug)]
+pub struct BuiltSpec {
+    /// The spec; its root is the bundle's `rootfs`.
+    pub spec: Spec,
+    /// Signal that asks the process to end.
+    pub stop_signal: i32,
+    /// Folders that the caller makes with [`volume::populate`] before the
+    /// container is created.
+    pub volumes: Vec<VolumeFolder>,
+    /// Files of the bundle that the spec's mounts name, for
+    /// [`Bundle::create`](crate::bundle::Bundle::create).
+    pub files: Vec<BundleFile>,
+}
