@@ -1,1 +1,3 @@
 //! The `overlay` driver as a shared object.
+
+containerkit_plugin::export_driver!(snapshotter: containerkit_overlay::Overlay);
