@@ -173,9 +173,7 @@ fn optional_labels_out<'a>(
         .collect()
 }
 
-fn optional_labels_in(
-    labels: FOptionalLabels,
-) -> impl Iterator<Item = (String, Option<String>)> {
+fn optional_labels_in(labels: FOptionalLabels) -> impl Iterator<Item = (String, Option<String>)> {
     labels
         .into_iter()
         .map(|Tuple2(key, value)| (text_in(key), value.into_option().map(text_in)))
@@ -487,7 +485,9 @@ pub fn started_in(process: FStarted) -> Result<StartedProcess> {
     let pidfd = match process.pidfd {
         -1 => None,
         number => Some(fd::take_checked(number).ok_or_else(|| {
-            broken(format!("it returned descriptor {number}, which is not open"))
+            broken(format!(
+                "it returned descriptor {number}, which is not open"
+            ))
         })?),
     };
     if process.pid == 0 || i32::try_from(process.pid).is_err() {

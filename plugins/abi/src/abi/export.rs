@@ -250,9 +250,7 @@ impl FWriter for Export<Box<dyn IngestWriter>> {
     }
     fn commit(&mut self, expected: FExpected, labels: FLabels) -> FResult<FBlobInfo> {
         guard("commit", || {
-            let info = self
-                .0
-                .commit(&expected_in(expected)?, &labels_in(labels))?;
+            let info = self.0.commit(&expected_in(expected)?, &labels_in(labels))?;
             Ok(blob_out(info))
         })
     }

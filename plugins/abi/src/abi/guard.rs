@@ -60,7 +60,10 @@ pub fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     let result = catch_unwind(AssertUnwindSafe(call));
     drop(depth);
     result.map_err(|payload| {
-        let kept = LAST.try_with(|last| last.borrow_mut().take()).ok().flatten();
+        let kept = LAST
+            .try_with(|last| last.borrow_mut().take())
+            .ok()
+            .flatten();
         let text = kept.unwrap_or_else(|| payload_text(&*payload));
         // Dropping it could panic again.
         std::mem::forget(payload);

@@ -77,11 +77,8 @@ pub trait FContent: Send + Sync {
     fn walk(&self, filter: FBlobFilter, page: FPage) -> FResult<RVec<FBlobInfo>>;
     fn delete(&self, digest: RStr<'_>) -> FResult<()>;
     fn reader(&self, digest: RStr<'_>) -> FResult<FReader_TO<'static, RBox<()>>>;
-    fn writer(
-        &self,
-        name: RStr<'_>,
-        expected: FExpected,
-    ) -> FResult<FWriter_TO<'static, RBox<()>>>;
+    fn writer(&self, name: RStr<'_>, expected: FExpected)
+    -> FResult<FWriter_TO<'static, RBox<()>>>;
     fn status(&self, name: RStr<'_>) -> FResult<FIngestStatus>;
     fn list_statuses(&self) -> FResult<RVec<FIngestStatus>>;
     #[sabi(last_prefix_field)]
@@ -147,7 +144,6 @@ pub trait FRuntime: Send + Sync {
     ) -> FResult<FStarted>;
 }
 pub type FRuntimeBox = FRuntime_TO<'static, RBox<()>>;
-
 
 /// A driver's module: one optional constructor a kind.
 #[repr(C)]

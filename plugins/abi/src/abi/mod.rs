@@ -34,6 +34,8 @@ pub mod module;
 #[cfg(feature = "host")]
 pub mod proxy;
 
-pub use abi_stable::library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult};
+pub use abi_stable::library::{
+    __call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult,
+};
 pub use abi_stable::prefix_type::PrefixTypeTrait;
 pub use abi_stable::std_types::{RNone, RSome, RString};

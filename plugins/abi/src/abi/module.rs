@@ -129,7 +129,11 @@ impl Module {
         Ok(Arc::new(proxy))
     }
 
-    pub fn snapshotter(&self, context: DriverContext, claim: Claim) -> Result<Arc<dyn Snapshotter>> {
+    pub fn snapshotter(
+        &self,
+        context: DriverContext,
+        claim: Claim,
+    ) -> Result<Arc<dyn Snapshotter>> {
         let instance = context.instance.clone();
         let driver = open(self.0.snapshotter(), DriverKind::Snapshotter, context)?;
         let proxy = Proxy::new(driver, &instance, |d| d.capabilities(), Some(claim))?;
@@ -154,7 +158,9 @@ fn open<T>(
 ) -> Result<T> {
     let instance = context.instance.clone();
     let constructor = constructor.into_option().ok_or_else(|| {
-        Error::internal(format!("it declares a {kind} and has no constructor of one"))
+        Error::internal(format!(
+            "it declares a {kind} and has no constructor of one"
+        ))
     })?;
     constructor(context_out(context)?)
         .into_result()
@@ -168,7 +174,9 @@ fn module_error(error: &LibraryError) -> String {
             expected_version,
             actual_version,
             ..
-        } => format!("built with containerkit-plugin {actual_version}, this program needs {expected_version}"),
+        } => format!(
+            "built with containerkit-plugin {actual_version}, this program needs {expected_version}"
+        ),
         _ => "its module cannot be read".into(),
     }
 }
@@ -188,7 +196,7 @@ fn difference(error: &AbiInstabilityError) -> Option<String> {
             TLFieldOrFunction::Field(field) => {
                 format!("{} (in {})", field.layout().name(), field.name())
             }
-            TLFieldOrFunction::Function(function) => format!("the function {}", function.name()),
+            TLFieldOrFunction::Function(function) => format!("the function {}", function.name),
         },
         None => "the module".into(),
     };

@@ -89,12 +89,7 @@ impl<T> Proxy<T> {
         claim: Option<Claim>,
     ) -> Result<Proxy<T>> {
         let instance: Arc<str> = instance.as_str().into();
-        let bits = answer(
-            &instance,
-            "capabilities",
-            || Ok(capabilities(&driver)),
-            Ok,
-        )?;
+        let bits = answer(&instance, "capabilities", || Ok(capabilities(&driver)), Ok)?;
         Ok(Proxy {
             driver,
             instance,
@@ -109,7 +104,12 @@ impl<T> Proxy<T> {
         call: impl FnOnce(&T) -> FResult<V>,
         convert: impl FnOnce(V) -> Result<U>,
     ) -> Result<U> {
-        answer(&self.instance, operation, || Ok(call(&self.driver)), convert)
+        answer(
+            &self.instance,
+            operation,
+            || Ok(call(&self.driver)),
+            convert,
+        )
     }
 }
 
@@ -143,7 +143,11 @@ impl Snapshotter for Proxy<FSnapshotterBox> {
     }
 
     fn usage(&self, key: &SnapshotKey) -> Result<Usage> {
-        self.call("usage", |d| d.usage(key.as_str().into()), |u| Ok(usage_in(u)))
+        self.call(
+            "usage",
+            |d| d.usage(key.as_str().into()),
+            |u| Ok(usage_in(u)),
+        )
     }
 
     fn mounts(&self, key: &SnapshotKey) -> Result<Vec<Mount>> {
@@ -362,7 +366,9 @@ impl BlobReader for ReaderProxy {
             |number| match number {
                 -1 => Ok(None),
                 number => fd::take_checked(number).map(Some).ok_or_else(|| {
-                    broken(format!("it returned descriptor {number}, which is not open"))
+                    broken(format!(
+                        "it returned descriptor {number}, which is not open"
+                    ))
                 }),
             },
         )

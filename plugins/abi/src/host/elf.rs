@@ -56,7 +56,11 @@ const SHT_DYNSYM: u32 = 11;
 /// A table that is larger is nobody's.
 const TABLE_LIMIT: u64 = 64 << 20;
 
-const CLASS: u8 = if cfg!(target_pointer_width = "64") { 2 } else { 1 };
+const CLASS: u8 = if cfg!(target_pointer_width = "64") {
+    2
+} else {
+    1
+};
 const ENDIAN: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
 
 const MACHINES: [(u16, &str); 9] = [
@@ -279,8 +283,8 @@ fn find_symbol(source: &dyn Source, sections: &[Section]) -> Result<u64, Refusal
 fn file_offset(segments: &[Segment], address: u64) -> Option<u64> {
     let end = address.checked_add(PLAIN_SIZE as u64)?;
     segments.iter().find_map(|segment| {
-        let inside = address >= segment.address
-            && end <= segment.address.checked_add(segment.file_size)?;
+        let inside =
+            address >= segment.address && end <= segment.address.checked_add(segment.file_size)?;
         if inside {
             segment.offset.checked_add(address - segment.address)
         } else {

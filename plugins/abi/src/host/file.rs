@@ -201,11 +201,12 @@ impl Checked {
         let failed = |errno| Error::io(format!("driver {}: copy it to memory", shown(path)), errno);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Kernels before 6.3 do not know the flag and do not need it.
-        let copy = match rustix::fs::memfd_create("containerkit-driver", flags | MemfdFlags::EXEC) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create("containerkit-driver", flags),
-            other => other,
-        }
-        .map_err(failed)?;
+        let copy =
+            match rustix::fs::memfd_create("containerkit-driver", flags | MemfdFlags::EXEC) {
+                Err(Errno::INVAL) => rustix::fs::memfd_create("containerkit-driver", flags),
+                other => other,
+            }
+            .map_err(failed)?;
         let copy = File::from(copy);
         let mut offset = 0;
         each_chunk(self.fd.as_fd(), |chunk| {
@@ -213,9 +214,7 @@ impl Checked {
             offset += chunk.len() as u64;
             Ok(())
         })
-        .map_err(|error| {
-            Error::io(format!("driver {}: copy it to memory", shown(path)), error)
-        })?;
+        .map_err(|error| Error::io(format!("driver {}: copy it to memory", shown(path)), error))?;
         rustix::fs::fcntl_add_seals(
             &copy,
             SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
@@ -236,10 +235,7 @@ pub(super) fn digest(fd: BorrowedFd<'_>, path: &Path, algorithm: Algorithm) -> R
     Ok(hasher.finish())
 }
 
-fn each_chunk(
-    fd: BorrowedFd<'_>,
-    mut with: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
+fn each_chunk(fd: BorrowedFd<'_>, mut with: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buf = vec![0; 1 << 16];
     let mut offset = 0;
     loop {

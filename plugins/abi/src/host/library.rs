@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use containerkit::{
-    Algorithm, ContentStore, Digest, DriverContext, DriverInfo, DriverKind, Error, ErrorKind, InstanceName,
-    Result, Runtime, Snapshotter,
+    Algorithm, ContentStore, Digest, DriverContext, DriverInfo, DriverKind, Error, ErrorKind,
+    InstanceName, Result, Runtime, Snapshotter,
 };
 
 use super::elf::{self, Declaration};
@@ -287,11 +287,7 @@ fn check_version(path: &Path, declaration: &Declaration) -> Result<()> {
     }))
 }
 
-fn pinned_digest(
-    fd: std::os::fd::BorrowedFd<'_>,
-    path: &Path,
-    pin: &Digest,
-) -> Result<Digest> {
+fn pinned_digest(fd: std::os::fd::BorrowedFd<'_>, path: &Path, pin: &Digest) -> Result<Digest> {
     let found = file::digest(fd, path, pin.algorithm())?;
     if found == *pin {
         return Ok(found);
