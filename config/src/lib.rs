@@ -1,1 +1,33 @@
-//! Config.
+//! The configuration of containerkit: TOML in layers, validated whole, and the
+//! driver instances that it names.
+//!
+//! [`Config::load`] reads the layers (built-in default, file, drop-ins,
+//! environment, flags). Whatever is wrong is one error with file, line,
+//! column and key. `LoadedDrivers` serves the instances to the kit, each
+//! loaded when it is first asked for.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `source` | files as text, and places in them |
+//! | `layer` | one file as typed |
+//! | `config` | the layers in one, ready to use |
+//! | `environment` | the variables that count, and whether they do |
+//! | `dump`, `schema` | the configuration as TOML, its JSON schema |
+//! | `options` | a driver's options against its schema |
+//! | `suggest` | "did you mean" |
+
+mod config;
+mod dump;
+mod environment;
+mod layer;
+mod options;
+mod schema;
+mod source;
+mod suggest;
+
+pub use config::{Config, Defaults, Flags, Instance};
+pub use options::check_options;
+pub use source::Origin;
+
+#[cfg(test)]
+mod tests;

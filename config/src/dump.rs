@@ -1,0 +1,103 @@
+//! The effective configuration as TOML.
+
+use std::fmt::Write;
+
+use crate::config::Config;
+use crate::layer::KINDS;
+use crate::source::Origin;
+
+impl Config {
+    /// The effective configuration as TOML, each line with where it came
+    /// from; read again it gives the same configuration.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        let mut line = |line: String, origin: Option<&Origin>| {
+            let _ = match origin {
+                Some(origin) => writeln!(text, "{line}  # {origin}"),
+                None => writeln!(text, "{line}"),
+            };
+        };
+        line(format!("version = {}", self.version), None);
+        for (key, value) in [
+            ("root", string(&self.root.to_string_lossy())),
+            ("state", string(&self.state.to_string_lossy())),
+            (
+                "log_level",
+                string(&self.log_level.as_str().to_ascii_lowercase()),
+            ),
+            ("driver_path", {
+                let paths: Vec<String> = self
+                    .driver_path
+                    .iter()
+                    .map(|path| string(&path.to_string_lossy()))
+                    .collect();
+                format!("[{}]", paths.join(", "))
+            }),
+        ] {
+            line(format!("{key} = {value}"), self.origins.get(key));
+        }
+        line("\n[default]".into(), None);
+        for kind in KINDS {
+            if let Some(name) = self.default.of(kind) {
+                let origin = self.origins.get(format!("default.{kind}").as_str());
+                line(format!("{kind} = {}", string(name.as_str())), origin);
+            }
+        }
+        for ((kind, name), instance) in &self.instances {
+            line(format!("\n[{kind}.{}]", key(name.as_str())), None);
+            line(
+                format!("driver = {}", string(&instance.driver)),
+                Some(&instance.origin),
+            );
+            if let Some(pin) = &instance.sha256 {
+                line(
+                    format!("sha256 = {}", string(pin.hex())),
+                    instance.sha256_origin(),
+                );
+            }
+            for (option, value) in &instance.options {
+                line(
+                    format!("options.{} = {}", key(option), inline(value)),
+                    Some(instance.option_origin(option)),
+                );
+            }
+        }
+        text
+    }
+}
+
+/// A basic string: JSON's escapes are TOML's, but for DEL.
+fn string(text: &str) -> String {
+    serde_json::Value::from(text)
+        .to_string()
+        .replace('\u{7f}', "\\u007f")
+}
+
+fn key(text: &str) -> String {
+    let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !text.is_empty() && text.bytes().all(bare) {
+        text.to_owned()
+    } else {
+        string(text)
+    }
+}
+
+fn inline(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => string(text),
+        Value::Array(list) => {
+            let items: Vec<String> = list.iter().map(inline).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(map) => {
+            let items: Vec<String> = map
+                .iter()
+                .map(|(name, value)| format!("{} = {}", key(name), inline(value)))
+                .collect();
+            format!("{{ {} }}", items.join(", "))
+        }
+        // Never null: TOML has none.
+        other => other.to_string(),
+    }
+}
