@@ -1,0 +1,244 @@
+//! The metadata file: one SQLite database that many processes share.
+//!
+//! It runs in WAL mode, so that readers never wait; writers take turns
+//! (`BEGIN IMMEDIATE`) for the microseconds that a transaction takes. A commit
+//! and the removal of a committed snapshot are fsynced, because an image
+//! record elsewhere may already promise the layer. The rest is not: what a
+//! power cut takes from the log is then a container's snapshot that is gone
+//! or back, and [`Overlay::open`](crate::Overlay) of the next boot drops rows
+//! whose folder did not survive.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use containerkit::lock::{FileLock, Wait};
+use containerkit::{Error, ErrorKind, IoContext, Result};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+
+/// Of the tables below.
+const VERSION: i64 = 1;
+
+/// How long a writer waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const TABLES: &str = "
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE snapshots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    kind INTEGER NOT NULL,
+    parent INTEGER REFERENCES snapshots (id),
+    layers INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    size INTEGER,
+    inodes INTEGER
+);
+CREATE INDEX snapshots_by_parent ON snapshots (parent, key);
+CREATE INDEX snapshots_by_kind ON snapshots (kind, key);
+CREATE TABLE labels (
+    snapshot INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (snapshot, name)
+) WITHOUT ROWID;
+CREATE INDEX labels_by_name ON labels (name, value, snapshot);
+";
+
+/// Whether a write must survive power loss when the call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    Full,
+    Normal,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: Connection,
+    durability: Option<Durability>,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Database {
+    inner: Mutex<Inner>,
+    path: PathBuf,
+}
+
+impl Database {
+    pub(crate) fn open(path: &Path) -> Result<Database> {
+        let mut db = None;
+        if path.exists() {
+            let opened = connect(path)?;
+            if version(&opened, path)? == VERSION {
+                db = Some(opened);
+            }
+        }
+        let db = match db {
+            Some(db) => db,
+            None => create(path)?,
+        };
+        Ok(Database {
+            inner: Mutex::new(Inner {
+                db,
+                durability: None,
+            }),
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Runs `body` on one state of the database.
+    pub(crate) fn read<T>(&self, body: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = inner.db.transaction().map_err(|e| self.error(e))?;
+        body(&db)
+    }
+
+    /// Runs `body` as the only writer of all processes. An error of it rolls
+    /// everything back.
+    pub(crate) fn write<T>(
+        &self,
+        durability: Durability,
+        body: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        // A panic while it was held rolled the transaction back.
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.durability != Some(durability) {
+            let pragma = match durability {
+                Durability::Full => "PRAGMA synchronous = FULL",
+                Durability::Normal => "PRAGMA synchronous = NORMAL",
+            };
+            inner.db.execute_batch(pragma).map_err(|e| self.error(e))?;
+            inner.durability = Some(durability);
+        }
+        let db = inner
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| self.error(e))?;
+        let value = body(&db)?;
+        db.commit().map_err(|e| self.error(e))?;
+        Ok(value)
+    }
+
+    fn error(&self, error: rusqlite::Error) -> Error {
+        sql_error(error).context(format!("snapshot metadata {}", self.path.display()))
+    }
+}
+
+/// What SQLite's errors mean here.
+pub(crate) fn sql_error(error: rusqlite::Error) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Conflict,
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => ErrorKind::ResourceExhausted,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure) => {
+            ErrorKind::DataLoss
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            ErrorKind::PermissionDenied
+        }
+        _ => ErrorKind::Internal,
+    };
+    // The text of SQLite may hold names out of the file.
+    let text: String = error
+        .to_string()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    Error::new(kind, text)
+}
+
+/// An error of the file itself, told with the file's name.
+fn named(path: &Path) -> impl Fn(rusqlite::Error) -> Error + '_ {
+    move |error| sql_error(error).context(format!("snapshot metadata {}", path.display()))
+}
+
+fn connect(path: &Path) -> Result<Connection> {
+    let set_up = || {
+        let db = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        db.busy_timeout(PATIENCE)?;
+        // Copying the log at each close would cost every command two fsyncs.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        // SQLite's scratch files would go to $TMPDIR.
+        db.execute_batch(
+            "PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 256",
+        )?;
+        db.set_prepared_statement_cache_capacity(64);
+        Ok(db)
+    };
+    set_up().map_err(named(path))
+}
+
+fn version(db: &Connection, path: &Path) -> Result<i64> {
+    let found: i64 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(named(path))?;
+    if found > VERSION {
+        return Err(Error::new(
+            ErrorKind::Incompatible,
+            format!(
+                "snapshot metadata {} has version {found}, and this overlay driver knows up to {VERSION}",
+                path.display()
+            ),
+        )
+        .with_hint("a newer containerkit wrote it: use that one"));
+    }
+    Ok(found)
+}
+
+/// Makes the file, or finishes one that a killed process began.
+fn create(path: &Path) -> Result<Connection> {
+    let lock = path.with_extension("lock");
+    let what = format!("snapshot metadata {}", path.display());
+    let _lock = FileLock::acquire(&lock, &what, Wait::AtMost(PATIENCE))?;
+    match fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+    {
+        Ok(file) => file
+            .set_permissions(fs::Permissions::from_mode(0o600))
+            .io_context(|| format!("chmod {}", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::io(format!("create {}", path.display()), error)),
+    }
+    let mut db = connect(path)?;
+    if version(&db, path)? == VERSION {
+        return Ok(db);
+    }
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(named(path))?;
+    if tables != 0 {
+        return Err(Error::data_loss(format!(
+            "{what} is a database of something else: it has tables and no version"
+        )));
+    }
+    let mode: String = db
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(named(path))?;
+    if mode != "wal" {
+        return Err(Error::precondition(format!(
+            "{what}: its file system has no shared memory for a write-ahead log"
+        )));
+    }
+    let make = |db: &mut Connection| {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute_batch(TABLES)?;
+        tx.pragma_update(None, "user_version", VERSION)?;
+        tx.commit()
+    };
+    make(&mut db).map_err(named(path))?;
+    Ok(db)
+}
