@@ -124,10 +124,6 @@ pub(crate) fn write_at(
 
 /// One read at `offset`; 0 at or after the end.
 pub(crate) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
-    // Beyond what pread takes for an offset there is no file.
-    if i64::try_from(offset).is_err() {
-        return Ok(0);
-    }
     loop {
         match rustix::io::pread(&file, &mut *buf, offset) {
             Err(Errno::INTR) => {}

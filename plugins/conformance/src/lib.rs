@@ -6,6 +6,8 @@
 //! A case that a driver says it cannot do is reported as unsupported, never
 //! left out.
 
+pub mod content;
+
 use std::time::{Duration, Instant};
 
 use containerkit::{Error, ErrorKind, Result};
