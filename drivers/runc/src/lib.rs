@@ -1,22 +1,40 @@
-//! The `runc` driver of containerkit: any OCI runtime with runc's command line.
+//! The `runc` driver of containerkit: any OCI runtime with runc's command line
+//! (runc, crun, youki).
+//!
+//! Each call is one short-lived command of the runtime. The driver keeps no
+//! process, changes nothing of the process it lives in, and writes only in
+//! its instance's `state`: the runtime's own `--root` (unless the options
+//! choose another), the files of a call while it lasts, and one small record
+//! a container that tells who its init is.
 
+mod command;
+mod init;
+mod message;
 mod options;
+mod runtime;
+mod scratch;
+mod sys;
+mod wire;
 
-use containerkit::oci_spec::runtime::LinuxResources;
-use containerkit::runtime::{
-    CreateRequest, DeleteMode, ExecRequest, KillScope, RuntimeCapabilities, RuntimeInfo,
-    RuntimeState, StartedProcess,
-};
-use containerkit::{
-    ContainerId, Driver, DriverContext, DriverInfo, DriverKind, Error, Result, Runtime,
-};
+use std::path::PathBuf;
 
+use containerkit::{Driver, DriverContext, DriverInfo, DriverKind, Result, fs};
+
+use init::Inits;
 use options::Options;
 
 /// An instance: one runtime program with one folder of its own state.
 pub struct Runc {
-    #[allow(dead_code)]
     options: Options,
+    /// The program's name, for messages: `runc`.
+    program: String,
+    /// Whether it is runc itself, whose extras the driver may use.
+    is_runc: bool,
+    /// Files of calls in flight.
+    calls: PathBuf,
+    /// Locks of containers being made.
+    locks: PathBuf,
+    inits: Inits,
 }
 
 impl Driver for Runc {
@@ -31,44 +49,26 @@ impl Driver for Runc {
 
     fn open(context: DriverContext) -> Result<Runc> {
         context.check_options(&options::schema())?;
+        let options = Options::read(&context)?;
+        fs::ensure_dir(&options.root, 0o700)?;
+        let name = |path: &std::path::Path| {
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        };
+        let program = message::printable(&name(&options.binary));
+        // `runc` may be another runtime by a symlink.
+        let real =
+            std::fs::canonicalize(&options.binary).unwrap_or_else(|_| options.binary.clone());
+        let calls = context.state.join("calls");
+        scratch::sweep(&calls);
         Ok(Runc {
-            options: Options::read(&context)?,
+            program,
+            is_runc: name(&real).starts_with("runc"),
+            calls,
+            locks: context.state.join("locks"),
+            inits: Inits::new(context.state.join("inits")),
+            options,
         })
-    }
-}
-
-impl Runtime for Runc {
-    fn capabilities(&self) -> RuntimeCapabilities {
-        RuntimeCapabilities::default()
-    }
-    fn info(&self) -> Result<RuntimeInfo> {
-        Err(Error::unimplemented("info"))
-    }
-    fn create(&self, _: &ContainerId, _: CreateRequest) -> Result<StartedProcess> {
-        Err(Error::unimplemented("create"))
-    }
-    fn start(&self, _: &ContainerId) -> Result<()> {
-        Err(Error::unimplemented("start"))
-    }
-    fn kill(&self, _: &ContainerId, _: i32, _: KillScope) -> Result<()> {
-        Err(Error::unimplemented("kill"))
-    }
-    fn delete(&self, _: &ContainerId, _: DeleteMode) -> Result<()> {
-        Err(Error::unimplemented("delete"))
-    }
-    fn exec(&self, _: &ContainerId, _: ExecRequest) -> Result<StartedProcess> {
-        Err(Error::unimplemented("exec"))
-    }
-    fn state(&self, _: &ContainerId) -> Result<RuntimeState> {
-        Err(Error::unimplemented("state"))
-    }
-    fn list(&self) -> Result<Vec<RuntimeState>> {
-        Err(Error::unimplemented("list"))
-    }
-    fn ps(&self, _: &ContainerId) -> Result<Vec<containerkit::runtime::ProcessEntry>> {
-        Err(Error::unimplemented("ps"))
-    }
-    fn update(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
-        Err(Error::unimplemented("update"))
     }
 }

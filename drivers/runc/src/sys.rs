@@ -1,0 +1,43 @@
+//! The system calls of this driver that no safe wrapper offers, and nothing else.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+/// Lets the command end with its caller, and gives it no descriptor beyond its
+/// standard streams, whatever the host process left inheritable: what leaks
+/// into a runtime can leak into a container (CVE-2024-21626).
+pub(crate) fn guard(command: &mut Command) {
+    let parent = getpid();
+    // SAFETY: the closure runs between fork and exec of a possibly threaded
+    // process; it makes plain system calls only, allocates nothing and takes
+    // no lock.
+    unsafe {
+        command.pre_exec(move || before_exec(parent));
+    }
+}
+
+fn before_exec(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before the signal was asked for.
+    if getppid() != Some(parent) {
+        return Err(io::Error::from(rustix::io::Errno::CHILD));
+    }
+    // SAFETY: close_range takes three integers; with CLOEXEC it closes nothing
+    // now, so that no descriptor which Rust still owns here becomes invalid.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
