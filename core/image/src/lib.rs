@@ -1,1 +1,35 @@
-//! Images.
+//! OCI images as data: apply a layer, import an archive, resolve a platform,
+//! unpack into a snapshotter.
+//!
+//! Usable alone: the stores are `containerkit`'s traits, and applying needs no
+//! more than a folder. There is no registry here and no record of names.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`apply`](mod@apply) | one layer onto a directory tree |
+//! | [`import`](mod@import) | layouts and archives into a content store |
+//! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
+//! | [`unpack`](mod@unpack) | layers into committed snapshots |
+
+pub mod apply;
+mod document;
+pub mod event;
+pub mod import;
+mod layer;
+mod limits;
+pub mod platform;
+pub mod resolve;
+pub mod unpack;
+
+pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
+pub use event::Event;
+pub use import::{ImportOptions, Imported, import};
+pub use limits::Limits;
+pub use platform::PlatformChoice;
+pub use resolve::{Image, Layer, is_complete, platforms, resolve};
+pub use unpack::{UnpackOptions, unpack};
+
+/// Bytes of an image, quoted for an error line.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    containerkit::quote(&String::from_utf8_lossy(bytes))
+}

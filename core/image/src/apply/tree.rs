@@ -1,0 +1,373 @@
+//! The tree being written: folders by descriptor, what the layer has added,
+//! and the times that folders get at the end.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ffi::CString;
+use std::hash::BuildHasher;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use containerkit::{Error, IoContext, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::{WhiteoutForm, c_name, reopen};
+use crate::limits::exhausted;
+
+/// Descriptors kept open. Layers come folder by folder, so few are enough.
+const CACHED: usize = 64;
+/// Bytes of folder names that are kept for their times.
+const NAMES: usize = 512 << 20;
+/// What the kernel follows in one path.
+const SYMLINKS: u32 = 40;
+
+/// A folder: its descriptor (`O_PATH`) and its path without symlinks.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub(super) fd: OwnedFd,
+    pub(super) path: Vec<u8>,
+}
+
+pub(super) struct Tree<'a> {
+    root: BorrowedFd<'a>,
+    /// By the path as the layer writes it. Emptied whenever a folder or a
+    /// symlink goes away, for a path through it may then lead elsewhere;
+    /// what is merely added cannot change where an existing path leads.
+    cache: HashMap<Vec<u8>, Rc<Dir>>,
+    /// Hashes of the paths that this layer has made or passed through.
+    added: HashSet<(u64, u64)>,
+    keys: (RandomState, RandomState),
+    /// Times that folders get at the end, by path without symlinks.
+    times: BTreeMap<Vec<u8>, Timestamps>,
+    names: usize,
+    form: WhiteoutForm,
+}
+
+pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
+    if !parent.is_empty() {
+        path.extend_from_slice(parent);
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// A path without empty and `.` components, `..` stopping at the root. Unlike
+/// the kernel it takes `..` as text, as every tool of this field does here.
+pub(super) fn clamp(path: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+/// What is to be done about a folder that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Report,
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>, form: WhiteoutForm) -> Result<Tree<'a>> {
+        let stat = rustix::fs::fstat(root).io_context(|| "stat the root folder")?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(Error::invalid("the root to apply to is not a folder"));
+        }
+        Ok(Tree {
+            root,
+            cache: HashMap::new(),
+            added: HashSet::new(),
+            keys: (RandomState::new(), RandomState::new()),
+            times: BTreeMap::new(),
+            names: 0,
+            form,
+        })
+    }
+
+    /// The root itself, open for changing.
+    pub(super) fn root(&self) -> Result<OwnedFd> {
+        self.open(b"", OFlags::RDONLY)
+            .io_context(|| "open the root folder")
+    }
+
+    /// The folder at a cleaned path, made with its parents where it is
+    /// missing: root-owned, 0755.
+    pub(super) fn make(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
+        if let Some(dir) = self.cache.get(path) {
+            return Ok(dir.clone());
+        }
+        let Some(dir) = self.walk(path, Missing::Make)? else {
+            return Err(Error::internal("a folder was neither found nor made"));
+        };
+        // What the layer puts something into, it shows.
+        let mut end = dir.path.len();
+        while end > 0 && self.added.insert(self.hash(&dir.path[..end])) {
+            end = dir.path[..end]
+                .iter()
+                .rposition(|b| *b == b'/')
+                .unwrap_or(0);
+        }
+        let dir = Rc::new(dir);
+        if self.cache.len() >= CACHED {
+            self.cache.clear();
+        }
+        self.cache.insert(path.to_vec(), dir.clone());
+        Ok(dir)
+    }
+
+    /// The folder at a cleaned path, if there is one.
+    pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Rc<Dir>>> {
+        if let Some(dir) = self.cache.get(path) {
+            return Ok(Some(dir.clone()));
+        }
+        Ok(self.walk(path, Missing::Report)?.map(Rc::new))
+    }
+
+    /// `openat2` that follows no symlink at all: what it opens is where the
+    /// path says.
+    fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let path = if path.is_empty() { b"." } else { path };
+        for _ in 0..128 {
+            match rustix::fs::openat2(
+                self.root,
+                path,
+                flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+            ) {
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                result => return result,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// Resolves a path as `RESOLVE_IN_ROOT` would, keeping the path without
+    /// symlinks, and making what is missing, at the end of a dangling symlink
+    /// too.
+    fn walk(&mut self, path: &[u8], missing: Missing) -> Result<Option<Dir>> {
+        let failed = |errno| Error::io(format!("open folder {}", crate::show(path)), errno);
+        match self.open(path, OFlags::PATH) {
+            Ok(fd) => {
+                return Ok(Some(Dir {
+                    fd,
+                    path: path.to_vec(),
+                }));
+            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let mut parts: VecDeque<Vec<u8>> = VecDeque::new();
+        push_front(&mut parts, path);
+        let mut here = Dir {
+            fd: self.open(b"", OFlags::PATH).map_err(failed)?,
+            path: Vec::new(),
+        };
+        let mut links = 0;
+        while let Some(part) = parts.pop_front() {
+            if part == b".." {
+                let end = here.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+                here.path.truncate(end);
+                here.fd = self.open(&here.path, OFlags::PATH).map_err(failed)?;
+                continue;
+            }
+            let next = join(&here.path, &part);
+            let name = c_name(&part)?;
+            match self.open(&next, OFlags::PATH) {
+                Ok(fd) => here = Dir { fd, path: next },
+                // ENOTDIR is a symlink too: O_NOFOLLOW meets O_DIRECTORY.
+                Err(Errno::LOOP | Errno::NOTDIR) => match self.kind(&here, &name)? {
+                    Some(FileType::Symlink) => {
+                        links += 1;
+                        if links > SYMLINKS {
+                            return Err(failed(Errno::LOOP));
+                        }
+                        let target = rustix::fs::readlinkat(&here.fd, &name, Vec::new())
+                            .io_context(|| format!("read symlink {}", crate::show(&next)))?;
+                        let target = target.as_bytes();
+                        if target.starts_with(b"/") {
+                            here = Dir {
+                                fd: self.open(b"", OFlags::PATH).map_err(failed)?,
+                                path: Vec::new(),
+                            };
+                        }
+                        push_front(&mut parts, target);
+                    }
+                    Some(_) if missing == Missing::Make => {
+                        // The layer says that it is a folder now.
+                        self.changing(&here)?;
+                        self.remove(&here, &name, &next)?;
+                        here = self.mkdir(&here, &name, next)?;
+                        if self.form == WhiteoutForm::Overlay {
+                            super::whiteout::make_opaque(&here.fd)?;
+                        }
+                    }
+                    _ => return Ok(None),
+                },
+                Err(Errno::NOENT) if missing == Missing::Make => {
+                    self.changing(&here)?;
+                    here = self.mkdir(&here, &name, next)?;
+                }
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(Some(here))
+    }
+
+    fn mkdir(&self, parent: &Dir, name: &CString, path: Vec<u8>) -> Result<Dir> {
+        let shown = || format!("make folder {}", crate::show(&path));
+        rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700)).io_context(shown)?;
+        let fd = open_dir(parent, name)?;
+        // Whatever the umask, and whatever a setgid parent handed down.
+        let root = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+        rustix::fs::fchown(&fd, Some(root.0), Some(root.1)).io_context(shown)?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).io_context(shown)?;
+        Ok(Dir { fd, path })
+    }
+
+    /// The kind of a name in a folder, nothing followed.
+    pub(super) fn kind(&self, parent: &Dir, name: &CString) -> Result<Option<FileType>> {
+        match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("stat", errno)),
+        }
+    }
+
+    /// Removes a name with everything below it.
+    pub(super) fn remove(&mut self, parent: &Dir, name: &CString, path: &[u8]) -> Result<()> {
+        match self.kind(parent, name)? {
+            None => return Ok(()),
+            Some(FileType::Directory) => {
+                self.cache.clear();
+                let below = join(path, b"");
+                let stale: Vec<Vec<u8>> = self
+                    .times
+                    .range(path.to_vec()..)
+                    .map(|(path, _)| path)
+                    .take_while(|known| known.starts_with(path))
+                    .filter(|known| *known == path || known.starts_with(&below))
+                    .cloned()
+                    .collect();
+                for path in stale {
+                    self.times.remove(&path);
+                }
+            }
+            Some(FileType::Symlink) => self.cache.clear(),
+            Some(_) => {}
+        }
+        containerkit::fs::remove_tree(parent.fd.as_fd(), name)
+    }
+
+    fn hash(&self, path: &[u8]) -> (u64, u64) {
+        (self.keys.0.hash_one(path), self.keys.1.hash_one(path))
+    }
+
+    /// Remembers that this layer made this path.
+    pub(super) fn added(&mut self, path: &[u8]) {
+        self.added.insert(self.hash(path));
+    }
+
+    /// Whether this layer made this path, or something below it.
+    pub(super) fn is_added(&self, path: &[u8]) -> bool {
+        self.added.contains(&self.hash(path))
+    }
+
+    /// A folder's content is about to change: its own time must not, unless
+    /// the layer says so.
+    pub(super) fn changing(&mut self, dir: &Dir) -> Result<()> {
+        if self.times.contains_key(&dir.path) {
+            return Ok(());
+        }
+        let stat = rustix::fs::fstat(&dir.fd).io_context(|| "stat a folder")?;
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: stat.st_atime as i64,
+                tv_nsec: stat.st_atime_nsec as _,
+            },
+            last_modification: Timespec {
+                tv_sec: stat.st_mtime as i64,
+                tv_nsec: stat.st_mtime_nsec as _,
+            },
+        };
+        self.remember(&dir.path, times)
+    }
+
+    /// The time a folder gets at the end.
+    pub(super) fn set_time(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<()> {
+        let times = super::meta::times(mtime);
+        if let Some(known) = self.times.get_mut(path) {
+            *known = times;
+            return Ok(());
+        }
+        self.remember(path, times)
+    }
+
+    fn remember(&mut self, path: &[u8], times: Timestamps) -> Result<()> {
+        self.names += path.len();
+        if self.names > NAMES {
+            return Err(exhausted("the names of its folders take too much memory"));
+        }
+        self.times.insert(path.to_vec(), times);
+        Ok(())
+    }
+
+    /// Gives folders their times, deepest first.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        for (path, times) in std::mem::take(&mut self.times).iter().rev() {
+            let fd = match self.open(path, OFlags::PATH) {
+                Ok(fd) => fd,
+                // Removed or replaced later in the layer.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                Err(errno) => {
+                    return Err(Error::io(format!("open {}", crate::show(path)), errno));
+                }
+            };
+            rustix::fs::utimensat(&fd, c".", times, AtFlags::empty())
+                .io_context(|| format!("set the time of {}", crate::show(path)))?;
+        }
+        Ok(())
+    }
+}
+
+fn push_front(parts: &mut VecDeque<Vec<u8>>, path: &[u8]) {
+    for part in path.split(|b| *b == b'/').rev() {
+        if !part.is_empty() && part != b"." {
+            parts.push_front(part.to_vec());
+        }
+    }
+}
+
+/// Opens a folder in a folder, to list or change it.
+pub(super) fn open_dir(parent: &Dir, name: &CString) -> Result<OwnedFd> {
+    rustix::fs::openat(
+        &parent.fd,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .io_context(|| "open the folder")
+}
+
+/// The names in a folder, `.` and `..` left out.
+pub(super) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
+    let fd = reopen(dir).io_context(|| "open a folder")?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(fd).io_context(|| "list a folder")? {
+        let entry = entry.io_context(|| "list a folder")?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,122 @@
+//! Whiteouts: OCI image-spec `layer.md`, "Whiteouts".
+
+use std::os::fd::OwnedFd;
+
+use containerkit::{Error, IoContext, Result};
+use rustix::fs::{FileType, Mode, XattrFlags};
+use rustix::io::Errno;
+
+use super::tree::{Dir, join, names, open_dir};
+use super::{Extractor, WhiteoutForm, c_name};
+
+const PREFIX: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What AUFS keeps for itself.
+const AUFS: &[u8] = b".wh..wh.";
+
+impl Extractor<'_> {
+    /// Whether the name is a whiteout, which is then done.
+    pub(super) fn whiteout(&mut self, parent: &[u8], name: &[u8]) -> Result<bool> {
+        let Some(hidden) = name.strip_prefix(PREFIX) else {
+            return Ok(false);
+        };
+        match hidden {
+            _ if name == OPAQUE => self.opaque(parent)?,
+            _ if name.starts_with(AUFS) => {}
+            b"" | b"." | b".." => {
+                return Err(Error::invalid(
+                    "a whiteout must name something in its own folder",
+                ));
+            }
+            hidden => self.hide(parent, hidden)?,
+        }
+        Ok(true)
+    }
+
+    fn hide(&mut self, parent: &[u8], hidden: &[u8]) -> Result<()> {
+        let name = c_name(hidden)?;
+        match self.form {
+            WhiteoutForm::Remove => {
+                let Some(dir) = self.tree.find(parent)? else {
+                    return Ok(());
+                };
+                let Some(kind) = self.tree.kind(&dir, &name)? else {
+                    return Ok(());
+                };
+                let path = join(&dir.path, hidden);
+                if !self.tree.is_added(&path) {
+                    self.tree.changing(&dir)?;
+                    return self.tree.remove(&dir, &name, &path);
+                }
+                if kind == FileType::Directory {
+                    let fd = open_dir(&dir, &name)?;
+                    self.prune(&Dir { fd, path })?;
+                }
+                Ok(())
+            }
+            WhiteoutForm::Overlay => {
+                let dir = self.tree.make(parent)?;
+                match self.tree.kind(&dir, &name)? {
+                    None => {
+                        self.tree.changing(&dir)?;
+                        rustix::fs::mknodat(
+                            &dir.fd,
+                            &name,
+                            FileType::CharacterDevice,
+                            Mode::empty(),
+                            rustix::fs::makedev(0, 0),
+                        )
+                        .io_context(|| "make the whiteout")
+                    }
+                    Some(FileType::Directory) => make_opaque(&open_dir(&dir, &name)?),
+                    // A file of this layer hides the lower one by itself.
+                    Some(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        match self.form {
+            WhiteoutForm::Remove => match self.tree.find(path)? {
+                Some(dir) => self.prune(&dir),
+                None => Ok(()),
+            },
+            WhiteoutForm::Overlay => {
+                let dir = self.tree.make(path)?;
+                make_opaque(&super::reopen(&dir.fd).io_context(|| "open the folder")?)
+            }
+        }
+    }
+
+    /// Removes everything below a folder that this layer did not put there.
+    fn prune(&mut self, top: &Dir) -> Result<()> {
+        // Descriptors are not kept: depth must not cost them.
+        let mut pending = vec![top.path.clone()];
+        while let Some(path) = pending.pop() {
+            let Some(dir) = self.tree.find(&path)? else {
+                continue;
+            };
+            for name in names(&dir.fd)? {
+                let child = join(&dir.path, name.as_bytes());
+                if !self.tree.is_added(&child) {
+                    self.tree.changing(&dir)?;
+                    self.tree.remove(&dir, &name, &child)?;
+                } else if self.tree.kind(&dir, &name)? == Some(FileType::Directory) {
+                    pending.push(child);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hides from overlay what lower layers have in this folder.
+pub(super) fn make_opaque(dir: &OwnedFd) -> Result<()> {
+    match rustix::fs::fsetxattr(dir, c"trusted.overlay.opaque", b"y", XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Err(Error::precondition(
+            "the file system of the snapshots has no trusted extended attributes",
+        )),
+        result => result.io_context(|| "make the folder opaque"),
+    }
+}

@@ -1,0 +1,231 @@
+//! Manifests, indexes and configs: JSON that is sized, verified and told
+//! apart before it is believed.
+
+use containerkit::content::ContentStore;
+use containerkit::oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use containerkit::{Context as _, Digest, Error, ErrorKind, Result, quote};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The largest manifest, index or config that is read.
+pub(crate) const DOCUMENT: u64 = 4 << 20;
+
+/// What a descriptor can point at in an image.
+#[derive(Debug)]
+pub(crate) enum Document {
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
+}
+
+/// The digest of a descriptor, if it is one that can be stored.
+pub(crate) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+    descriptor.digest().as_ref().parse()
+}
+
+/// The members by which documents are told apart.
+#[derive(Deserialize)]
+struct Probe {
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<u64>,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<IgnoredAny>,
+}
+
+pub(crate) fn json_error(error: serde_json::Error) -> Error {
+    // serde quotes what it found: that text is the image's.
+    let text = error.to_string();
+    Error::invalid(format!("its JSON is not valid: {}", plain(&text)))
+}
+
+/// Escapes control characters and cuts, without quotes around.
+fn plain(text: &str) -> String {
+    let cut: String = text.chars().take(200).collect();
+    cut.chars().flat_map(char::escape_debug).collect()
+}
+
+const INDEXES: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+const MANIFESTS: [&str; 2] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+/// Whether a descriptor's media type is that of an index or a manifest.
+pub(crate) fn is_document(media_type: &str) -> bool {
+    INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type)
+}
+
+/// Parses an index or a manifest. One that could be read as both, or whose
+/// media type is not the one it was announced with, is refused: two readers
+/// would run two images under one digest.
+pub(crate) fn parse(data: &[u8], announced: &str) -> Result<Document> {
+    let probe: Probe = serde_json::from_slice(data).map_err(json_error)?;
+    if probe.fs_layers.is_some() || probe.schema_version == Some(1) {
+        return Err(Error::new(
+            ErrorKind::Unimplemented,
+            "it is a schema 1 manifest, which is obsolete",
+        ));
+    }
+    let ambiguous = probe.manifests.is_some() && (probe.config.is_some() || probe.layers.is_some());
+    if ambiguous {
+        return Err(Error::invalid(
+            "it is ambiguous: both `manifests` and `config` or `layers` are there",
+        ));
+    }
+    if let Some(inside) = &probe.media_type
+        && inside != announced
+    {
+        return Err(Error::invalid(format!(
+            "it calls itself {} and was announced as {}",
+            quote(inside),
+            quote(announced)
+        )));
+    }
+    if INDEXES.contains(&announced) {
+        if probe.manifests.is_none() {
+            return Err(Error::invalid("it is announced as an index and is none"));
+        }
+        return Ok(Document::Index(Box::new(
+            serde_json::from_slice(data).map_err(json_error)?,
+        )));
+    }
+    if MANIFESTS.contains(&announced) {
+        if probe.config.is_none() || probe.layers.is_none() {
+            return Err(Error::invalid("it is announced as a manifest and is none"));
+        }
+        return Ok(Document::Manifest(Box::new(
+            serde_json::from_slice(data).map_err(json_error)?,
+        )));
+    }
+    Err(Error::invalid(format!(
+        "the media type {} is neither an index nor a manifest",
+        quote(announced)
+    )))
+}
+
+/// Parses a config. Members that are null, as some tools write them, count
+/// as absent.
+pub(crate) fn parse_config(data: &[u8]) -> Result<ImageConfiguration> {
+    if let Ok(config) = serde_json::from_slice(data) {
+        return Ok(config);
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(data).map_err(json_error)?;
+    drop_nulls(&mut value);
+    serde_json::from_value(value).map_err(json_error)
+}
+
+fn drop_nulls(value: &mut serde_json::Value) {
+    // Depth is bounded by the parser's own recursion limit.
+    match value {
+        serde_json::Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// A whole blob of a descriptor: size limit, size and digest checked.
+pub(crate) fn read(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = digest_of(descriptor)?;
+    if descriptor.size() > DOCUMENT {
+        return Err(crate::limits::exhausted(format!(
+            "{digest} has {} bytes, more than the {DOCUMENT} that a manifest, index or config may have",
+            descriptor.size()
+        )));
+    }
+    let data = containerkit::content::read_blob(store, &digest, DOCUMENT)?;
+    if data.len() as u64 != descriptor.size() {
+        return Err(Error::precondition(format!(
+            "{digest} has {} bytes, its descriptor says {}",
+            data.len(),
+            descriptor.size()
+        )));
+    }
+    Ok(data)
+}
+
+/// An index or a manifest from the store.
+pub(crate) fn load(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Document> {
+    let data = read(store, descriptor)?;
+    parse(&data, descriptor.media_type().as_ref())
+        .context(|| format!("manifest {}", descriptor.digest()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OCI: &str = MANIFESTS[0];
+
+    fn manifest(extra: &str) -> String {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let descriptor = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":2}}"#
+        );
+        format!(r#"{{"schemaVersion":2,"config":{descriptor},"layers":[]{extra}}}"#)
+    }
+
+    #[test]
+    fn what_could_be_two_things_is_refused() {
+        assert!(parse(manifest("").as_bytes(), OCI).is_ok());
+        for extra in [
+            r#","manifests":[]"#,
+            r#","mediaType":"application/vnd.oci.image.index.v1+json""#,
+            r#","layers":[]"#,
+            r#","fsLayers":[]"#,
+        ] {
+            let error = parse(manifest(extra).as_bytes(), OCI).expect_err(extra);
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+        assert!(parse(manifest("").as_bytes(), INDEXES[0]).is_err());
+        assert!(parse(manifest("").as_bytes(), "text/plain").is_err());
+        assert!(parse(br#"{"schemaVersion":2,"manifests":[]}"#, OCI).is_err());
+    }
+
+    #[test]
+    fn lying_descriptors_do_not_parse() {
+        for (from, to) in [
+            ("\"size\":2", "\"size\":-2"),
+            ("\"size\":2", "\"size\":2.5"),
+            ("\"size\":2", "\"size\":99999999999999999999"),
+        ] {
+            let text = manifest("").replace(from, to);
+            assert!(parse(text.as_bytes(), OCI).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn json_errors_are_one_line() {
+        for bad in [
+            "",
+            "[]",
+            "{\"a\n\u{1b}",
+            "\u{0}",
+            "{\"schemaVersion\":\"\\n\\u001b[31m\"}",
+        ] {
+            let error = parse(bad.as_bytes(), OCI).expect_err("bad").to_string();
+            assert!(!error.chars().any(char::is_control), "{error:?}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(parse(deep.as_bytes(), OCI).is_err());
+    }
+
+    #[test]
+    fn configs_with_nulls_are_read() {
+        let config = parse_config(
+            br#"{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"],"Volumes":null,"ExposedPorts":null,"Labels":null},"rootfs":{"type":"layers","diff_ids":[]},"history":null}"#,
+        )
+        .expect("config");
+        let cmd = config.config().as_ref().and_then(|c| c.cmd().clone());
+        assert_eq!(cmd, Some(vec!["sh".to_string()]));
+    }
+}

@@ -1,0 +1,188 @@
+//! Imports images into a content store: an OCI layout as a folder, a tar of
+//! one, or what `docker save` writes, plain or compressed.
+//!
+//! Blobs are stored under their own digests and nothing else is recorded:
+//! names are the caller's to record, after the import as a whole succeeded.
+//! A killed import leaves resumable ingests and blobs that the next one finds.
+
+mod archive;
+mod docker;
+mod folder;
+mod layout;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use containerkit::content::{self, ContentStore, Expected};
+use containerkit::oci_spec::image::Descriptor;
+use containerkit::{Context as _, Digest, Error, ErrorKind, IngestRef, Labels, Result};
+
+use crate::event::Event;
+use crate::limits::Limits;
+use crate::platform::PlatformChoice;
+use source::Source;
+
+/// How to import.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// A folder for the inflated form of compressed archives, as files
+    /// without names: nothing is left behind, whatever happens.
+    pub scratch: PathBuf,
+    /// The platform that must be there whole; others may be missing parts, as
+    /// in a sparse layout. `None` asks for nothing.
+    pub platform: Option<PlatformChoice>,
+    /// What an archive may cost.
+    pub limits: Limits,
+    /// How long to wait for another process that stores the same blob.
+    pub wait: Duration,
+}
+
+impl ImportOptions {
+    /// The host's platform, default limits, a minute's wait.
+    pub fn new(scratch: impl Into<PathBuf>) -> ImportOptions {
+        ImportOptions {
+            scratch: scratch.into(),
+            platform: Some(PlatformChoice::host()),
+            limits: Limits::default(),
+            wait: Duration::from_secs(60),
+        }
+    }
+}
+
+/// An imported image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The name that the archive gives it, as it stands there: untrusted, and
+    /// often a tag alone.
+    pub name: Option<String>,
+    /// Its index or manifest, which is in the store.
+    pub target: Descriptor,
+}
+
+/// Imports every image at `source`, in the order they have there.
+pub fn import(
+    store: &dyn ContentStore,
+    source: &Path,
+    options: &ImportOptions,
+    progress: &dyn Fn(Event),
+) -> Result<Vec<Imported>> {
+    run(store, source, options, progress)
+        .context(|| format!("import {}", containerkit::quote(&source.to_string_lossy())))
+}
+
+fn run(
+    store: &dyn ContentStore,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &dyn Fn(Event),
+) -> Result<Vec<Imported>> {
+    let source = source::open(path, options)?;
+    let into = Target {
+        store,
+        options,
+        progress,
+    };
+    let imported = match source.small("oci-layout")? {
+        Some(marker) => layout::import(&*source, &marker, &into)?,
+        None if source.has("manifest.json")? => docker::import(&*source, &into)?,
+        None => {
+            return Err(Error::invalid(
+                "it is neither an OCI layout nor a docker archive: there is no `oci-layout` and no `manifest.json`",
+            ));
+        }
+    };
+    if imported.is_empty() {
+        return Err(Error::not_found("there is no image in it"));
+    }
+    if let Some(platform) = &options.platform {
+        for image in &imported {
+            into.check_whole(&image.target, platform)?;
+        }
+    }
+    Ok(imported)
+}
+
+/// Where an import goes.
+struct Target<'a> {
+    store: &'a dyn ContentStore,
+    options: &'a ImportOptions,
+    progress: &'a dyn Fn(Event),
+}
+
+impl Target<'_> {
+    /// Stores the blob of a descriptor; `false` when the source has it not.
+    fn blob(&self, source: &dyn Source, name: &str, digest: &Digest, size: u64) -> Result<bool> {
+        // Opened even when the store has it: what the archive misses and the
+        // store has is there all the same.
+        if crate::resolve::is_there(self.store, digest)? {
+            let info = self.store.info(digest)?;
+            if info.size != size {
+                return Err(wrong_size(digest, info.size, size));
+            }
+            (self.progress)(Event::Stored {
+                digest: digest.clone(),
+            });
+            return Ok(true);
+        }
+        let Some(mut file) = source.open(name)? else {
+            return Ok(false);
+        };
+        if file.size != size {
+            return Err(wrong_size(digest, file.size, size));
+        }
+        (self.progress)(Event::Storing {
+            digest: digest.clone(),
+            size,
+        });
+        self.ingest(&mut *file.data, digest, size)?;
+        (self.progress)(Event::Stored {
+            digest: digest.clone(),
+        });
+        Ok(true)
+    }
+
+    /// Stores bytes that are at hand.
+    fn bytes(&self, data: &[u8], digest: &Digest) -> Result<()> {
+        self.ingest(&mut &data[..], digest, data.len() as u64)
+    }
+
+    /// Stores a stream, waiting while another process stores the same.
+    fn ingest(&self, data: &mut dyn std::io::Read, digest: &Digest, size: u64) -> Result<()> {
+        let name: IngestRef = format!("import-{}-{}", digest.algorithm(), digest.hex()).parse()?;
+        let expected = Expected {
+            size: Some(size),
+            digest: Some(digest.clone()),
+        };
+        let deadline = Instant::now() + self.options.wait;
+        loop {
+            match content::ingest(self.store, &name, &expected, &Labels::new(), data) {
+                Ok(_) => return Ok(()),
+                // Nothing was read yet: the ref is taken before the data.
+                Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error.context(format!("blob {digest}"))),
+            }
+        }
+    }
+
+    fn check_whole(&self, target: &Descriptor, platform: &PlatformChoice) -> Result<()> {
+        let image = crate::resolve::resolve(self.store, target, platform)?;
+        for layer in &image.layers {
+            if !crate::resolve::is_there(self.store, &layer.digest)? {
+                return Err(Error::not_found(format!(
+                    "layer {} of {} is missing",
+                    layer.digest, image.platform
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong_size(digest: &Digest, found: u64, wanted: u64) -> Error {
+    Error::precondition(format!(
+        "blob {digest} has {found} bytes, its descriptor says {wanted}"
+    ))
+}
