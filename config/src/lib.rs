@@ -3,7 +3,7 @@
 //!
 //! [`Config::load`] reads the layers (built-in default, file, drop-ins,
 //! environment, flags). Whatever is wrong is one error with file, line,
-//! column and key. `LoadedDrivers` serves the instances to the kit, each
+//! column and key. [`LoadedDrivers`] serves the instances to the kit, each
 //! loaded when it is first asked for.
 //!
 //! | module | what lives there |
@@ -12,22 +12,29 @@
 //! | `layer` | one file as typed |
 //! | `config` | the layers in one, ready to use |
 //! | `environment` | the variables that count, and whether they do |
+//! | `resolve`, `drivers`, `status` | instances: their files, opening them, telling of them |
 //! | `dump`, `schema` | the configuration as TOML, its JSON schema |
 //! | `options` | a driver's options against its schema |
 //! | `suggest` | "did you mean" |
 
 mod config;
+mod drivers;
 mod dump;
 mod environment;
 mod layer;
 mod options;
+mod resolve;
 mod schema;
 mod source;
+mod status;
 mod suggest;
 
 pub use config::{Config, Defaults, Flags, Instance};
+pub use drivers::LoadedDrivers;
 pub use options::check_options;
+pub use resolve::Resolved;
 pub use source::Origin;
+pub use status::{DriverStatus, Problem, Status, Trace, check};
 
 #[cfg(test)]
 mod tests;

@@ -7,11 +7,11 @@ pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) 
     if text.len() > 64 {
         return None;
     }
-    let limit = (text.chars().count() / 3).max(1);
+    let limit = |name: &str| text.len().max(name.len()) / 3;
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(text, name), name))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|(distance, name)| *distance <= limit(name))
         .min()
         .map(|(_, name)| name)
 }
@@ -46,6 +46,7 @@ mod tests {
         assert_eq!(nearest("stat", known), Some("state"));
         assert_eq!(nearest("banana", known), None);
         assert_eq!(nearest("", known), None);
+        assert_eq!(nearest("x", ["y"]), None);
         assert_eq!(nearest(&"x".repeat(1 << 20), known), None);
         assert_eq!(ending("banana", known), "; known: runtime, root, state");
         assert_eq!(ending("x", []), "; there is none");
