@@ -1,2 +1,169 @@
-//! The binary.
-fn main() {}
+//! `containerkit-shim`: the supervisor of one container.
+//!
+//! `containerkit::shim` says what it is asked and what it answers. It is
+//! started by a client with the socket as its standard input, and becomes two
+//! processes: the guard, which only waits, and the supervisor, its child.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`guard`] | waits for the supervisor; ends the container when it was killed; the cleanup of a vanished client |
+//! | [`supervisor`] | from request to running container, and from its end to nothing |
+//! | [`watch`] | what a supervisor does in between |
+//! | [`console`], [`driver`] | terminals; loading the runtime driver |
+//! | [`logger`], [`sys`] | `shim.log`; fork |
+//!
+//! What may not live here: networking, registries, configuration, a runtime's
+//! own ways. A runtime is known as a loaded driver only.
+
+mod console;
+mod driver;
+mod guard;
+mod logger;
+mod supervisor;
+mod sys;
+mod watch;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use containerkit::shim::{Channel, Hello, PROTOCOL, ToClient, WireError};
+use containerkit::{Error, ErrorKind, IoContext, Result};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::{Mode, OFlags};
+
+/// What the client sent, besides the request's text.
+struct Handover {
+    channel: Channel,
+    request: OwnedFd,
+    stdio: [OwnedFd; 3],
+    lock: OwnedFd,
+}
+
+fn main() -> ExitCode {
+    sys::close_inherited();
+    if std::env::args_os().len() > 1 {
+        println!("containerkit-shim {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let channel = match socket() {
+        Ok(channel) => channel,
+        Err(_) => {
+            eprintln!("error: containerkit-shim: it is started by containerkit, not by hand");
+            return ExitCode::from(2);
+        }
+    };
+    let handover = match settle().and_then(|()| receive(channel)) {
+        Ok(Some(handover)) => handover,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: containerkit-shim: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match sys::fork_single() {
+        Ok(sys::Side::Child) => supervisor::run(handover),
+        Ok(sys::Side::Parent(child)) => {
+            // A reader must see the end of the container's output.
+            drop(handover.stdio);
+            guard::run(
+                child,
+                guard::Held {
+                    channel: handover.channel,
+                    request: handover.request,
+                    lock: handover.lock,
+                },
+            )
+        }
+        Err(error) => fail(&handover.channel, &error),
+    }
+}
+
+/// Takes the socket off the standard input.
+fn socket() -> Result<Channel> {
+    let fd =
+        rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3).io_context(|| "take the socket")?;
+    let channel = Channel::from_fd(fd)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .io_context(|| "open /dev/null")?;
+    nix::unistd::dup2_stdin(&null).io_context(|| "close standard input")?;
+    Ok(channel)
+}
+
+/// Leaves the client's session, folder, umask and signals behind.
+fn settle() -> Result<()> {
+    // Blocked, not ignored: an ignored signal would be inherited by the
+    // container, a blocked one is reset where a command is spawned.
+    signals().thread_block().io_context(|| "block signals")?;
+    // Fails only for a leader of a process group, which a spawned child is not
+    // unless its parent made it one; it goes on in that group.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/").io_context(|| "change to /")?;
+    // A container inherits it where its spec says none; files of our own are
+    // made with their modes.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    become_subreaper()
+}
+
+/// The signals that arrive by descriptor.
+fn signals() -> SigSet {
+    SigSet::from_iter([
+        Signal::SIGCHLD,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ])
+}
+
+fn become_subreaper() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .io_context(|| "become a subreaper")
+}
+
+/// Receives the first packet; `None` when the client is gone already.
+fn receive(channel: Channel) -> Result<Option<Handover>> {
+    let Some((hello, fds)) = channel.receive::<Hello>()? else {
+        return Ok(None);
+    };
+    if hello.version == 0 || hello.version > PROTOCOL {
+        let error = Error::new(
+            ErrorKind::Incompatible,
+            format!(
+                "the client speaks version {} of the shim's protocol, this shim up to {PROTOCOL}",
+                hello.version
+            ),
+        )
+        .with_hint("install containerkit and containerkit-shim of one version");
+        fail(&channel, &error);
+    }
+    match <[OwnedFd; Hello::FDS]>::try_from(fds) {
+        Ok([request, stdin, stdout, stderr, lock]) => Ok(Some(Handover {
+            channel,
+            request,
+            stdio: [stdin, stdout, stderr],
+            lock,
+        })),
+        Err(fds) => fail(
+            &channel,
+            &Error::invalid(format!(
+                "the client sent {} descriptors, not {}",
+                fds.len(),
+                Hello::FDS
+            )),
+        ),
+    }
+}
+
+/// Tells the client that nothing was started, and ends.
+fn fail(channel: &Channel, error: &Error) -> ! {
+    eprintln!("error: {error}");
+    let _ = channel.send(
+        &ToClient::Failed {
+            error: WireError::from(error),
+        },
+        &[],
+    );
+    std::process::exit(0)
+}

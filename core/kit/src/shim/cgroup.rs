@@ -67,6 +67,31 @@ fn own(theirs: &str, mine: &str, mountinfo: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The existing folders of a spec's `linux.cgroupsPath` in every hierarchy,
+/// for when nobody knows in which of them a runtime that was killed had got
+/// to. Only an absolute path has a place that does not depend on who runs the
+/// runtime.
+pub fn cgroups_at(path: &str) -> Result<Vec<PathBuf>> {
+    let Some(rest) = path.strip_prefix('/').map(Path::new) else {
+        return Ok(Vec::new());
+    };
+    if rest.as_os_str().is_empty()
+        || !rest
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    {
+        return Ok(Vec::new());
+    }
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")
+        .io_context(|| "read /proc/self/mountinfo")?;
+    Ok(mountinfo
+        .lines()
+        .filter_map(hierarchy)
+        .map(|hierarchy| hierarchy.point.join(rest))
+        .filter(|folder| folder.is_dir())
+        .collect())
+}
+
 /// `6:freezer:/a/b`, `1:name=systemd:/a`, `0::/a`.
 fn membership(line: &str) -> Option<(BTreeSet<String>, &Path)> {
     let mut fields = line.splitn(3, ':');
@@ -149,23 +174,22 @@ fn unescape(text: &str) -> PathBuf {
 /// nothing dies in it otherwise.
 pub fn kill_cgroups(cgroups: &[PathBuf], deadline: Duration) -> Result<()> {
     let end = Instant::now() + deadline;
-    for folder in cgroups {
-        let mut pause = Duration::from_micros(200);
-        while !is_empty(folder) {
-            kill_once(folder);
-            if Instant::now() >= end {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "processes of cgroup {} do not die within {} s",
-                        folder.display(),
-                        deadline.as_secs()
-                    ),
-                ));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
+    let mut pause = Duration::from_micros(200);
+    // All in each round: what one of them kills, another may have frozen.
+    while let Some(folder) = cgroups.iter().find(|folder| !is_empty(folder)) {
+        cgroups.iter().for_each(|folder| kill_once(folder));
+        if Instant::now() >= end {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "processes of cgroup {} do not die within {} s",
+                    folder.display(),
+                    deadline.as_secs()
+                ),
+            ));
         }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
     Ok(())
 }
@@ -307,5 +331,8 @@ mod tests {
         let gone = [PathBuf::from("/sys/fs/cgroup/no such cgroup")];
         kill_cgroups(&gone, Duration::from_secs(1)).expect("kill");
         remove_cgroups(&gone);
+        for path in ["", "/", "relative", "/../x", "/a/../b", "/no such cgroup"] {
+            assert!(cgroups_at(path).expect(path).is_empty(), "{path}");
+        }
     }
 }

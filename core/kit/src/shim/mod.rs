@@ -53,7 +53,7 @@ mod recover;
 mod request;
 mod state;
 
-pub use cgroup::{kill_cgroups, own_cgroups, remove_cgroups};
+pub use cgroup::{cgroups_at, kill_cgroups, own_cgroups, remove_cgroups};
 pub use channel::{Channel, PACKET_LIMIT};
 pub use client::{Shim, Started};
 pub use message::{Hello, ToClient, ToShim, WireError};

@@ -1,0 +1,262 @@
+//! The guard: the parent of the supervisor, which does nothing until that has
+//! ended.
+//!
+//! It is forked from before anything is loaded, so that it costs a few pages.
+//! As a subreaper above the supervisor it inherits everything that a killed
+//! supervisor leaves, the container's init and a runtime in the middle of its
+//! work included: what is to be killed are its own children, which no reused
+//! pid can be mistaken for.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use containerkit::oci_spec::runtime::Spec;
+use containerkit::runtime::DeleteMode;
+use containerkit::shim::{
+    Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, kill_remains,
+    read_init, read_intent, read_request, remove_cgroups, write_exit,
+};
+use containerkit::{Error, ErrorKind, IoContext, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::{driver, logger, signals};
+
+/// How long killed processes may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the guard keeps open.
+pub(crate) struct Held {
+    /// To the client.
+    pub(crate) channel: Channel,
+    /// The request's memfd.
+    pub(crate) request: OwnedFd,
+    /// The container's lock, a copy of the supervisor's.
+    pub(crate) lock: OwnedFd,
+}
+
+/// Waits for the supervisor, and ends.
+pub(crate) fn run(supervisor: Pid, held: Held) -> ! {
+    if let Err(error) = wait(supervisor) {
+        // Without its signals there is still its end.
+        eprintln!("guard: {error}");
+    }
+    match waitid(Id::Pid(supervisor), WaitPidFlag::WEXITED) {
+        Ok(WaitStatus::Exited(_, 0)) => {}
+        status => take_over(&held, &format!("{status:?}")),
+    }
+    farewell(held)
+}
+
+/// Returns when the supervisor has ended; meanwhile passes signals on to it.
+fn wait(supervisor: Pid) -> Result<()> {
+    let what = || "watch the supervisor";
+    let pid = rustix::process::Pid::from_raw(supervisor.as_raw())
+        .ok_or_else(|| Error::internal("the supervisor has no pid"))?;
+    let pidfd =
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).io_context(what)?;
+    let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .io_context(what)?;
+    loop {
+        let mut fds = [
+            PollFd::new(&pidfd, PollFlags::IN),
+            PollFd::new(&signals, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).io_context(what),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGCHLD) | Err(_) => {}
+                Ok(signal) => {
+                    let _ = kill(supervisor, signal);
+                }
+            }
+        }
+    }
+}
+
+/// The supervisor died without having put things in order: ends the container
+/// and does that.
+fn take_over(held: &Held, status: &str) {
+    let request = match read_request(&held.request) {
+        Ok(request) => request,
+        Err(error) => {
+            eprintln!("guard: {error}");
+            return;
+        }
+    };
+    logger::init(&request.log_level);
+    log::error!("the supervisor ended unexpectedly ({status}): the container is killed");
+    let state_dir = &request.state_dir;
+    if let Err(error) = kill_all(state_dir) {
+        log::error!("{error}");
+    }
+    let intended = read_intent(state_dir).is_ok_and(|intent| intent.is_some());
+    if !intended {
+        let error = Error::new(
+            ErrorKind::Unavailable,
+            format!("the shim of container {} ended unexpectedly", request.id),
+        )
+        .with_hint(format!(
+            "its log is {}",
+            state_dir.join("shim.log").display()
+        ));
+        tell(
+            &held.channel,
+            &ToClient::Failed {
+                error: WireError::from(&error),
+            },
+        );
+        return;
+    }
+    match write_exit(state_dir, ExitRecord::inferred()) {
+        Ok(exit) => tell(&held.channel, &ToClient::Exited { exit }),
+        Err(error) => {
+            log::error!("{error}");
+            let exit = ExitRecord::inferred();
+            tell(&held.channel, &ToClient::Exited { exit });
+        }
+    }
+    let removed = remove(&request);
+    if let Err(error) = &removed {
+        log::error!("remove the container: {error}");
+    }
+    tell(
+        &held.channel,
+        &ToClient::Gone {
+            error: removed.err().as_ref().map(WireError::from),
+        },
+    );
+}
+
+fn remove(request: &ShimRequest) -> Result<()> {
+    let removed = driver::open(&request.runtime)?.delete(&request.id, DeleteMode::Force);
+    if let Ok(Some(init)) = read_init(&request.state_dir) {
+        remove_cgroups(&init.cgroups);
+    }
+    // A runtime that was killed before it wrote its own state does not know
+    // of the cgroups that it had made.
+    match planned_cgroups(request) {
+        Ok(cgroups) => remove_cgroups(&cgroups),
+        Err(error) => log::warn!("{error}"),
+    }
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn planned_cgroups(request: &ShimRequest) -> Result<Vec<PathBuf>> {
+    let path = request.bundle.join("config.json");
+    let spec = Spec::load(&path)
+        .map_err(|error| Error::data_loss(format!("read {}", path.display())).with_source(error))?;
+    let planned = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.cgroups_path().as_ref());
+    match planned.and_then(|path| path.to_str()) {
+        Some(path) => cgroups_at(path),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Kills the container and whatever else the supervisor left, and reaps it.
+fn kill_all(state_dir: &Path) -> Result<()> {
+    // By cgroup first: that also ends what forks faster than it is killed.
+    let by_record = match read_init(state_dir) {
+        Ok(Some(init)) => kill_remains(&init).map(drop),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        for child in children() {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        // Whose parent was killed falls to us, so this goes on until there is
+        // nobody.
+        loop {
+            match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return by_record,
+            }
+        }
+        if Instant::now() >= end {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "processes of the container do not die within {} s",
+                    PATIENCE.as_secs()
+                ),
+            ));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// The children of this process.
+fn children() -> Vec<Pid> {
+    let me = std::process::id();
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| parent(*pid) == Some(me))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Field 4 of `/proc/PID/stat`, counted from the last `)` of the name.
+fn parent(pid: i32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+pub(crate) fn tell(channel: &Channel, message: &ToClient) {
+    if let Err(error) = channel.send(message, &[]) {
+        log::info!("the client does not hear: {error}");
+    }
+}
+
+/// The last act: waits until the client says that it has done the rest, and
+/// does it in its place when it has vanished.
+pub(crate) fn farewell(held: Held) -> ! {
+    loop {
+        match held.channel.receive::<ToShim>() {
+            Ok(Some((ToShim::Done, _))) => std::process::exit(0),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let program = read_request(held.request.as_fd()).map(|request| request.cleanup);
+    // The cleanup takes the lock itself.
+    drop(held);
+    let Ok([program, arguments @ ..]) = program.as_deref() else {
+        std::process::exit(0);
+    };
+    let error = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .exec();
+    eprintln!("cleanup {program}: {error}");
+    std::process::exit(1)
+}

@@ -1,0 +1,234 @@
+//! The supervisor: from a request to a running container, and from its end to
+//! nothing.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use containerkit::lock::FileLock;
+use containerkit::process::{ProcessIdentity, boot_id};
+use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess, Stdio};
+use containerkit::shim::{
+    Channel, InitRecord, Intent, PROTOCOL, ShimRequest, ToClient, WireError, kill_cgroups,
+    own_cgroups, read_request, write_exit, write_init, write_intent,
+};
+use containerkit::{Error, ErrorKind, IoContext, Result, Runtime, Timestamp, mounter};
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::MountPropagationFlags;
+
+use crate::console::Listener;
+use crate::guard::{Held, farewell, tell};
+use crate::watch::watch;
+use crate::{Handover, become_subreaper, driver, logger};
+
+/// How long a runtime that has started a container may take to send its
+/// terminal, and killed processes to die.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Supervises one container, and ends.
+pub(crate) fn run(handover: Handover) -> ! {
+    let Handover {
+        channel,
+        request,
+        stdio,
+        lock,
+    } = handover;
+    let guard = rustix::process::getppid();
+    let held = Held {
+        channel,
+        request,
+        lock,
+    };
+    if let Err(error) = supervise(&held, stdio) {
+        log::info!("not started: {error}");
+        tell(
+            &held.channel,
+            &ToClient::Failed {
+                error: WireError::from(&error),
+            },
+        );
+    }
+    if rustix::process::getppid() == guard {
+        // Nothing is dropped: a driver has no say in when this ends.
+        std::process::exit(0);
+    }
+    // The guard was killed, so its last act is ours.
+    farewell(held)
+}
+
+/// An error means that nothing was started and everything is undone.
+fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
+    become_subreaper()?;
+    let request = read_request(&held.request)?;
+    request.check()?;
+    logger::init(&request.log_level);
+    // Writes this process as the holder into the lock's file.
+    let _lock = FileLock::inherited(
+        held.lock
+            .try_clone()
+            .io_context(|| "keep the container's lock")?,
+        &request.state_dir.join("lock"),
+    );
+    let runtime = driver::open(&request.runtime)?;
+    let rootfs = Rootfs::mount(&request)?;
+    match Container::start(&request, runtime.as_ref(), stdio, &held.channel) {
+        Ok(container) => {
+            container.finish(&request, runtime.as_ref(), rootfs, &held.channel);
+            Ok(())
+        }
+        Err(error) => {
+            rootfs.unmount();
+            Err(error)
+        }
+    }
+}
+
+/// The mounted root file system.
+struct Rootfs {
+    path: std::path::PathBuf,
+    /// Locks on the mounted snapshot.
+    _held: Vec<OwnedFd>,
+}
+
+impl Rootfs {
+    /// Mounts in a namespace of this process, so that its end unmounts.
+    fn mount(request: &ShimRequest) -> Result<Rootfs> {
+        unshare(CloneFlags::CLONE_NEWNS).io_context(|| "make a mount namespace")?;
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+        )
+        .io_context(|| "make the mount namespace a slave")?;
+        let path = request.rootfs();
+        let held = mounter::hold(&request.mounts)?;
+        if !request.mounts.is_empty() {
+            mounter::mount_all(&request.mounts, &path)?;
+        }
+        Ok(Rootfs { path, _held: held })
+    }
+
+    fn unmount(self) {
+        if let Err(error) = mounter::unmount(&self.path) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// A started container.
+struct Container {
+    process: StartedProcess,
+    record: InitRecord,
+    console: Option<OwnedFd>,
+}
+
+impl Container {
+    fn start(
+        request: &ShimRequest,
+        runtime: &dyn Runtime,
+        stdio: [OwnedFd; 3],
+        channel: &Channel,
+    ) -> Result<Container> {
+        let (stdio, listener) = if request.terminal {
+            drop(stdio);
+            let listener = Listener::new(&request.state_dir)?;
+            (Stdio::Console(listener.path()), Some(listener))
+        } else {
+            let [stdin, stdout, stderr] = stdio;
+            let stdio = Stdio::Fds {
+                stdin,
+                stdout,
+                stderr,
+            };
+            (stdio, None)
+        };
+        write_intent(&request.state_dir, &Intent::new()?)?;
+        let bundle = request.bundle.clone();
+        let process = match runtime.run(&request.id, CreateRequest { bundle, stdio }) {
+            Ok(process) => process,
+            Err(error) => {
+                undo(request, runtime, &[]);
+                return Err(error);
+            }
+        };
+        let record = InitRecord {
+            version: PROTOCOL,
+            process: ProcessIdentity {
+                pid: process.pid,
+                start_time: process.start_time,
+                boot_id: boot_id()?,
+            },
+            // One that has ended is in none.
+            cgroups: own_cgroups(process.pid).unwrap_or_default(),
+            at: Timestamp::now(),
+        };
+        let connected = write_init(&request.state_dir, &record)
+            .and_then(|()| listener.map(|l| l.accept(PATIENCE)).transpose());
+        match connected {
+            Ok(console) => {
+                let fds: Vec<BorrowedFd<'_>> = console.iter().map(AsFd::as_fd).collect();
+                let started = ToClient::Started { pid: process.pid };
+                if let Err(error) = channel.send(&started, &fds) {
+                    log::info!("the client does not hear: {error}");
+                }
+                Ok(Container {
+                    process,
+                    record,
+                    console,
+                })
+            }
+            Err(error) => {
+                undo(request, runtime, &record.cgroups);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the end of the container and removes it.
+    fn finish(
+        self,
+        request: &ShimRequest,
+        runtime: &dyn Runtime,
+        rootfs: Rootfs,
+        channel: &Channel,
+    ) {
+        let exit = match watch(channel, &self.process, self.console) {
+            Ok(exit) => exit,
+            // The guard ends it in order.
+            Err(error) => {
+                log::error!("{error}");
+                std::process::exit(1);
+            }
+        };
+        // An init without a pid namespace of its own leaves others behind.
+        if let Err(error) = kill_cgroups(&self.record.cgroups, PATIENCE) {
+            log::error!("{error}");
+        }
+        let exit = write_exit(&request.state_dir, exit.clone()).unwrap_or_else(|error| {
+            log::error!("{error}");
+            exit
+        });
+        rootfs.unmount();
+        tell(channel, &ToClient::Exited { exit });
+        let error = match runtime.delete(&request.id, DeleteMode::Force) {
+            Ok(()) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                log::error!("remove the container: {error}");
+                Some(WireError::from(&error))
+            }
+        };
+        tell(channel, &ToClient::Gone { error });
+    }
+}
+
+/// Removes what a failed start left. Its own error would hide the first.
+fn undo(request: &ShimRequest, runtime: &dyn Runtime, cgroups: &[std::path::PathBuf]) {
+    let log_error = |result: Result<(), Error>| {
+        if let Err(error) = result
+            && error.kind() != ErrorKind::NotFound
+        {
+            log::warn!("undo the start: {error}");
+        }
+    };
+    log_error(kill_cgroups(cgroups, PATIENCE));
+    log_error(runtime.delete(&request.id, DeleteMode::Force));
+}

@@ -1,0 +1,240 @@
+//! SIGKILL of the client, of the supervisor, of the guard, and of all.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use containerkit::ErrorKind;
+use containerkit::lock::{FileLock, Wait, is_held};
+use containerkit::shim::{
+    ExitSource, Shim, ShimRequest, read_exit, read_init, read_intent, recover,
+};
+use rustix::process::Signal;
+use support::*;
+
+const CLIENT: &str = "CONTAINERKIT_SHIM_TEST_CLIENT";
+
+/// Not a test of its own: the client that the tests below kill.
+#[test]
+fn client() {
+    let Ok(file) = std::env::var(CLIENT) else {
+        return;
+    };
+    let request: ShimRequest = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let lock = FileLock::acquire(&request.state_dir.join("lock"), "container", Wait::No).unwrap();
+    let stdio = [null(), null(), null()];
+    let mut shim = Shim::launch(Path::new(SHIM), &request, stdio, lock).unwrap();
+    let _started = shim.wait_started().unwrap();
+    let _ = shim.wait_exit();
+    std::thread::sleep(std::time::Duration::from_secs(1000));
+}
+
+/// A client in a process of its own, once its container runs.
+fn client_of(world: &World) -> std::process::Child {
+    drop(world.prepare());
+    let file = world.path("request.json");
+    fs::write(&file, serde_json::to_vec(&world.request).unwrap()).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "client"])
+        .env(CLIENT, &file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the container runs", || {
+        read_init(&world.request.state_dir).unwrap().is_some()
+    });
+    child
+}
+
+fn status(world: &World) -> Option<u8> {
+    read_exit(&world.request.state_dir)
+        .unwrap()
+        .map(|exit| exit.status())
+}
+
+fn init_of(world: &World) -> u32 {
+    read_init(&world.request.state_dir)
+        .unwrap()
+        .unwrap()
+        .process
+        .pid
+}
+
+/// A cleanup that tells whether it could take the container's lock.
+fn with_cleanup(world: World) -> (World, PathBuf) {
+    let told = world.path("cleaned");
+    let lock = world.lock_path();
+    let script = format!(
+        "flock -n {} echo free >{t}.new; mv {t}.new {t}",
+        lock.display(),
+        t = told.display()
+    );
+    (world.cleanup(&script), told)
+}
+
+fn assert_cleaned(world: &World, told: &Path) {
+    until("the cleanup", || told.exists());
+    assert_eq!(fs::read_to_string(told).unwrap(), "free\n");
+    until("the end of all", || world.processes().is_empty());
+    world.assert_gone();
+}
+
+#[test]
+fn a_killed_client_leaves_the_container_running_and_its_end_is_cleaned_up() {
+    for terminal in [false, true] {
+        let mut world = World::new("while ! test -e /stop; do sleep 0.02; done; exit 6");
+        if terminal {
+            world = world.terminal();
+        }
+        let (world, told) = with_cleanup(world);
+        let mut client = client_of(&world);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(lives(init_of(&world)), "it ended with its client");
+        assert!(is_held(&world.lock_path()).unwrap(), "nobody is in charge");
+        assert!(!told.exists());
+        fs::write(world.request.rootfs().join("stop"), "").unwrap();
+        assert_cleaned(&world, &told);
+        assert_eq!(status(&world), Some(6));
+    }
+}
+
+#[test]
+fn a_client_killed_after_the_exit_is_cleaned_up_after() {
+    let (world, told) = with_cleanup(World::new("exit 0"));
+    let mut client = client_of(&world);
+    until("the exit", || status(&world).is_some());
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(!told.exists(), "the client lives");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_cleaned(&world, &told);
+}
+
+#[test]
+fn a_client_that_finishes_needs_no_cleanup() {
+    let (world, told) = with_cleanup(World::new("exit 0"));
+    let (mut shim, _) = world.start();
+    shim.wait_exit().unwrap();
+    shim.finish().unwrap();
+    world.assert_gone();
+    assert!(!told.exists());
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_container_with_it() {
+    for host_pids in [false, true] {
+        let mut world = World::new("(sleep 1000 &); sleep 1000 & trap '' TERM; sleep 1000; exit 1");
+        if host_pids {
+            world = world.host_pids();
+        }
+        let (mut shim, started) = world.start();
+        kill(parent(started.pid).unwrap(), Signal::KILL);
+        let exit = shim.wait_exit().unwrap();
+        assert_eq!((exit.status(), exit.source), (137, ExitSource::Inferred));
+        assert_eq!(read_exit(&world.request.state_dir), Ok(Some(exit.clone())));
+        assert!(!lives(started.pid));
+        shim.finish().unwrap();
+        world.assert_gone();
+        assert_eq!(recover(&world.request.state_dir), Ok(Some(exit)));
+    }
+}
+
+#[test]
+fn a_frozen_container_ends_with_its_killed_supervisor_too() {
+    let world = World::new("sleep 1000");
+    let (mut shim, started) = world.start();
+    let mut frozen = false;
+    for dir in world.cgroup_dirs() {
+        frozen |= fs::write(dir.join("freezer.state"), "FROZEN").is_ok()
+            || fs::write(dir.join("cgroup.freeze"), "1").is_ok();
+    }
+    assert!(frozen, "no freezer here");
+    kill(parent(started.pid).unwrap(), Signal::KILL);
+    assert_eq!(shim.wait_exit().unwrap().status(), 137);
+    shim.finish().unwrap();
+    world.assert_gone();
+}
+
+#[test]
+fn killed_client_and_supervisor_are_cleaned_up_after() {
+    let (world, told) = with_cleanup(World::new("sleep 1000"));
+    let mut client = client_of(&world);
+    let supervisor = parent(init_of(&world)).unwrap();
+    client.kill().unwrap();
+    kill(supervisor, Signal::KILL);
+    client.wait().unwrap();
+    assert_cleaned(&world, &told);
+    assert_eq!(status(&world), Some(137));
+}
+
+/// The runtime is in the middle of its work and has told nobody of the
+/// container yet.
+#[test]
+fn a_supervisor_killed_while_it_starts_leaves_nothing() {
+    for delay in [0, 1, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30] {
+        let world = World::new("sleep 1000");
+        let mut shim = world.launch([null(), null(), null()]).unwrap();
+        until("an intent", || {
+            read_intent(&world.request.state_dir).is_ok_and(|intent| intent.is_some())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let intent = read_intent(&world.request.state_dir).unwrap().unwrap();
+        kill(intent.shim.pid, Signal::KILL);
+        match shim.wait_started() {
+            Ok(_) => assert_eq!(shim.wait_exit().unwrap().status(), 137),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+        }
+        shim.finish().unwrap();
+        world.assert_gone();
+    }
+}
+
+#[test]
+fn a_killed_guard_is_missed_by_nobody() {
+    let (world, told) = with_cleanup(World::new("while ! test -e /stop; do sleep 0.02; done"));
+    let mut client = client_of(&world);
+    let supervisor = parent(init_of(&world)).unwrap();
+    kill(parent(supervisor).unwrap(), Signal::KILL);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(lives(init_of(&world)));
+    fs::write(world.request.rootfs().join("stop"), "").unwrap();
+    assert_cleaned(&world, &told);
+    assert_eq!(status(&world), Some(0));
+
+    // And with its client.
+    let world = World::new("sleep 0.3; exit 8");
+    let (mut shim, started) = world.start();
+    kill(parent(parent(started.pid).unwrap()).unwrap(), Signal::KILL);
+    assert_eq!(shim.wait_exit().unwrap().status(), 8);
+    shim.finish().unwrap();
+    world.assert_gone();
+}
+
+#[test]
+fn when_the_whole_shim_is_killed_the_next_command_ends_the_container() {
+    let world = World::new("sleep 1000");
+    let (mut shim, started) = world.start();
+    let supervisor = parent(started.pid).unwrap();
+    kill(parent(supervisor).unwrap(), Signal::KILL);
+    kill(supervisor, Signal::KILL);
+    let error = shim.wait_exit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    drop(shim);
+    assert!(lives(started.pid), "nobody is left to kill it");
+    // Its lock is free, and that is how one knows.
+    let lock = FileLock::acquire(&world.lock_path(), "container", Wait::No).unwrap();
+    let exit = recover(&world.request.state_dir).unwrap().unwrap();
+    assert_eq!((exit.status(), exit.source), (137, ExitSource::Inferred));
+    assert!(!lives(started.pid));
+    assert_eq!(recover(&world.request.state_dir), Ok(Some(exit)));
+    drop(lock);
+    assert!(world.cgroup_dirs().is_empty(), "{:?}", world.cgroup_dirs());
+}
