@@ -44,54 +44,58 @@ pub(crate) fn update(store: &Store, container: &ContainerRecord) -> Result<()> {
     })
 }
 
-/// Refuses an id or a name that another container has as its id or name.
+/// Refuses an id or a name that another container has as its id or name. The
+/// caller is the only writer, so that it stays so until the commit.
 fn free_of_others(
     db: &Transaction<'_>,
     wanted: &ContainerId,
     own: Option<&ContainerId>,
 ) -> Result<(), Fail> {
-    let holder: Option<String> = db
-        .prepare_cached("SELECT id FROM container_name WHERE name = ?")?
-        .query_row([wanted.as_str()], |row| row.get(0))
-        .optional()?;
-    match holder {
-        Some(holder) if own.is_none_or(|own| own.as_str() != holder) => {
-            let short = holder.parse::<ContainerId>()?;
-            let what = if holder == wanted.as_str() {
-                format!("id {} is used by a container already", quote(&holder))
-            } else {
-                format!(
-                    "name {} is used by container {}",
-                    quote(wanted.as_str()),
-                    short.short()
-                )
-            };
-            Err(Fail::Kit(Error::conflict(what).with_hint(format!(
-                "remove it with `containerkit delete {wanted}`, or choose another name"
-            ))))
-        }
-        _ => Ok(()),
+    let Some(holder) = named(db, wanted.as_str())? else {
+        return Ok(());
+    };
+    if own.is_some_and(|own| own.as_str() == holder) {
+        return Ok(());
     }
+    let what = if holder == wanted.as_str() {
+        format!("id {} is used by a container already", quote(&holder))
+    } else {
+        format!(
+            "name {} is used by container {}",
+            quote(wanted.as_str()),
+            holder.parse::<ContainerId>()?.short()
+        )
+    };
+    Err(Fail::Kit(Error::conflict(what).with_hint(format!(
+        "remove it with `containerkit delete {wanted}`, or choose another name"
+    ))))
+}
+
+/// The id of the container whose id or name this is.
+fn named(db: &Transaction<'_>, text: &str) -> Result<Option<String>, Fail> {
+    Ok(db
+        .prepare_cached(
+            "SELECT id FROM container WHERE id = ?1
+             UNION ALL SELECT id FROM container WHERE name = ?1 LIMIT 1",
+        )?
+        .query_row([text], |row| row.get(0))
+        .optional()?)
 }
 
 fn insert(db: &Transaction<'_>, container: &ContainerRecord) -> Result<(), Fail> {
-    db.prepare_cached("INSERT INTO container (id, image_digest, record) VALUES (?, ?, ?)")?
-        .execute(params![
-            container.id.as_str(),
-            container.image_digest.as_ref().map(Digest::to_string),
-            encode(container)?
-        ])?;
-    let mut add = db.prepare_cached("INSERT INTO container_name (name, id) VALUES (?, ?)")?;
-    add.execute([container.id.as_str(), container.id.as_str()])?;
-    if container.name != container.id {
-        add.execute([container.name.as_str(), container.id.as_str()])?;
-    }
+    db.prepare_cached(
+        "INSERT INTO container (id, name, image_digest, record) VALUES (?, ?, ?, ?)",
+    )?
+    .execute(params![
+        container.id.as_str(),
+        container.name.as_str(),
+        container.image_digest.as_ref().map(Digest::to_string),
+        encode(container)?
+    ])?;
     Ok(())
 }
 
 fn remove(db: &Transaction<'_>, id: &ContainerId) -> Result<usize, Fail> {
-    db.prepare_cached("DELETE FROM container_name WHERE id = ?")?
-        .execute([id.as_str()])?;
     Ok(db
         .prepare_cached("DELETE FROM container WHERE id = ?")?
         .execute([id.as_str()])?)
@@ -125,18 +129,8 @@ pub(crate) fn find(store: &Store, text: &str) -> Result<ContainerRecord> {
     let text = text.parse::<ContainerId>()?;
     let text = text.as_str();
     store.read(|db| {
-        let exact: Option<String> = db
-            .prepare_cached("SELECT id FROM container_name WHERE name = ?")?
-            .query_row([text], |row| row.get(0))
-            .optional()?;
-        if let Some(id) = exact {
-            return by_id(db, &id)?.ok_or_else(|| {
-                Fail::Kit(Error::data_loss(format!(
-                    "container {} is gone, its name {} is not",
-                    quote(&id),
-                    quote(text)
-                )))
-            });
+        if let Some(id) = named(db, text)? {
+            return by_id(db, &id)?.ok_or_else(|| Fail::Kit(unknown(text)));
         }
         // '{' follows every character that an id may have.
         let mut query = db.prepare_cached(

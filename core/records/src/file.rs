@@ -22,7 +22,7 @@ use crate::store::{Fail, PATIENCE, Store, damaged, patiently, wait_turn};
 /// Pages in the log before a commit copies them to the database. The log is
 /// left in place when a process ends (copying it costs two fsyncs), and the
 /// first to open it again reads it, so it is kept short.
-const LOG_PAGES: i32 = 128;
+const LOG_PAGES: i32 = 64;
 
 pub(crate) fn open(path: &Path) -> Result<Store> {
     if !exists(path)? {

@@ -19,8 +19,6 @@ const LADDER: [Step; 1] = [first];
 /// The version that this build writes.
 pub(crate) const VERSION: i32 = LADDER.len() as i32;
 
-/// Ids and names share `container_name`, whose primary key is therefore what
-/// keeps a name from being another container's id or name.
 fn first(db: &Transaction<'_>) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE TABLE image (
@@ -31,16 +29,12 @@ fn first(db: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE INDEX image_digest ON image (digest);
         CREATE TABLE container (
             id           TEXT PRIMARY KEY,
+            name         TEXT NOT NULL UNIQUE,
             image_digest TEXT,
             record       TEXT NOT NULL
         ) STRICT;
         CREATE INDEX container_image ON container (image_digest)
             WHERE image_digest IS NOT NULL;
-        CREATE TABLE container_name (
-            name TEXT PRIMARY KEY,
-            id   TEXT NOT NULL
-        ) STRICT, WITHOUT ROWID;
-        CREATE INDEX container_name_id ON container_name (id);
         CREATE TABLE lease (
             id     TEXT PRIMARY KEY,
             record TEXT NOT NULL

@@ -300,9 +300,9 @@ mod tests {
         let store = crate::file::open(&dir.path().join("a.db")).expect("open");
         for statement in [
             "SELECT id FROM container WHERE id >= 'a' AND id < 'a{' ORDER BY id LIMIT 6",
-            "SELECT id FROM container_name WHERE name = 'a'",
+            "SELECT id FROM container WHERE id = 'a'",
+            "SELECT id FROM container WHERE name = 'a'",
             "SELECT record FROM container WHERE image_digest = 'a' ORDER BY id LIMIT 1",
-            "DELETE FROM container_name WHERE id = 'a'",
             "SELECT name, record FROM image WHERE name > 'a' ORDER BY name LIMIT 9",
             "SELECT name, record FROM image WHERE digest = 'a' ORDER BY name",
         ] {

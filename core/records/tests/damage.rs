@@ -184,3 +184,29 @@ fn what_a_killed_maker_left_is_made_anew() {
     names.sort();
     assert!(names.is_empty(), "{names:?}");
 }
+
+#[test]
+fn a_record_that_was_spoilt_is_told_and_can_be_deleted() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("records.db");
+    let store = SqliteRecords::open(&path).expect("open");
+    store
+        .create_container(&container("bad", "web"))
+        .expect("create");
+    let db = rusqlite::Connection::open(&path).expect("open");
+    db.execute("UPDATE container SET record = '{\n'", [])
+        .expect("spoil");
+    let error = store.find_container("web").expect_err("spoilt");
+    assert_eq!(error.kind(), ErrorKind::DataLoss);
+    let text = error.to_string();
+    assert!(
+        text.contains("container bad") && !text.contains('\n'),
+        "{text}"
+    );
+    store
+        .delete_container(&"bad".parse().expect("id"))
+        .expect("delete");
+    store
+        .create_container(&container("new", "web"))
+        .expect("free");
+}
