@@ -193,6 +193,9 @@ fn difference(error: &AbiInstabilityError) -> Option<String> {
     // The innermost field or function on the way to the difference.
     let place = match error.stack_trace.last() {
         Some(place) => match &place.expected {
+            TLFieldOrFunction::Field(field) if field.name().starts_with("field_") => {
+                field.layout().name().to_owned()
+            }
             TLFieldOrFunction::Field(field) => {
                 format!("{} (in {})", field.layout().name(), field.name())
             }
