@@ -86,8 +86,9 @@ impl Bundle {
         let shown = config.display().to_string();
         let file = std::fs::File::open(&config).io_context(|| format!("open {shown}"))?;
         let data = read_limited(&file, &shown, CONFIG_LIMIT)?;
-        let spec = serde_json::from_slice(&data)
+        let spec: Spec = serde_json::from_slice(&data)
             .map_err(|error| Error::data_loss(format!("{shown}: {error}")))?;
+        check_version(spec.version(), &shown)?;
         Ok(Bundle { path, spec })
     }
 
@@ -122,6 +123,21 @@ impl Bundle {
     fn what(&self) -> String {
         format!("bundle {}", quote(&self.path.to_string_lossy()))
     }
+}
+
+/// Any 1.x: within a major version the spec only grows (runtime-spec
+/// `config.md`, "Specification version").
+fn check_version(version: &str, shown: &str) -> Result<()> {
+    if version.split('.').next() == Some("1") {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Incompatible,
+        format!(
+            "{shown}: it is of the OCI runtime spec {}, and 1.x is what is understood here",
+            quote(version)
+        ),
+    ))
 }
 
 /// [`Bundle::remove`] by path, also of what a killed command left half made.
@@ -262,6 +278,20 @@ mod tests {
         file.set_len(CONFIG_LIMIT + 1).expect("grow");
         let error = Bundle::load(dir.path()).expect_err("large");
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_newer_spec_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = dir.path().join("config.json");
+        std::fs::write(&config, r#"{"ociVersion": "1.3.0"}"#).expect("write");
+        Bundle::load(dir.path()).expect("a newer minor version");
+        for bad in ["2.0.0", "", "10.0.0"] {
+            let text = format!(r#"{{"ociVersion": "{bad}"}}"#);
+            std::fs::write(&config, text).expect("write");
+            let error = Bundle::load(dir.path()).expect_err(bad);
+            assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        }
     }
 
     #[test]

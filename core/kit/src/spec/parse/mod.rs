@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
-use super::path::clean;
-use super::{DeviceRequest, MountRequest, MountSource, NetworkMode, SecurityOption};
+use super::{NetworkMode, SecurityOption};
 use crate::error::{Error, IoContext, Result, quote};
-use crate::mount::Access;
+
+mod mount;
 
 pub use super::user::parse_user;
+pub use mount::{parse_device, parse_mount, parse_tmpfs, parse_volume};
 
 /// An `--env-file` larger than this is refused.
 const ENV_FILE_LIMIT: u64 = 1 << 20;
@@ -91,7 +92,7 @@ const ULIMITS: [(&str, PosixRlimitType); 16] = {
 };
 
 /// The `--ulimit` name of a limit.
-pub(super) fn ulimit_name(kind: PosixRlimitType) -> &'static str {
+pub(in crate::spec) fn ulimit_name(kind: PosixRlimitType) -> &'static str {
     ULIMITS
         .iter()
         .find(|(_, known)| *known == kind)
@@ -129,222 +130,6 @@ pub fn parse_ulimit(text: &str) -> Result<PosixRlimit> {
         .hard(hard)
         .build()
         .map_err(|error| bad("it cannot be built").with_source(error))
-}
-
-/// `SRC:DST[:OPTIONS]` of `-v`: SRC is a path when it begins with `/` or `.`,
-/// else a volume's name. OPTIONS are `ro` or `rw` and mount options.
-pub fn parse_volume(text: &str) -> Result<MountRequest> {
-    let bad = |why: &str| {
-        Error::invalid(format!("volume {}: {why}", quote(text)))
-            .with_hint("write SOURCE:TARGET[:ro]; a path that holds a colon needs --mount")
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
-        [source, target] => (source, target, ""),
-        [source, target, options] => (source, target, options),
-        [_] => return Err(bad("the target is missing")),
-        _ => return Err(bad("it has too many colons")),
-    };
-    if source.is_empty() || target.is_empty() {
-        return Err(bad("source or target is empty"));
-    }
-    let source = if source.starts_with(['/', '.']) {
-        MountSource::Path(absolute(source)?)
-    } else {
-        let name = source.parse::<crate::ids::ContainerId>();
-        MountSource::Volume(
-            name.map_err(|_| bad("want a path or a volume's name"))?
-                .to_string(),
-        )
-    };
-    let mut mount = MountRequest {
-        source,
-        target: clean(target, "mount target")?,
-        access: Access::ReadWrite,
-        options: Vec::new(),
-    };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        bind_option(&mut mount, option).map_err(|why| bad(&why))?;
-    }
-    Ok(mount)
-}
-
-/// `type=bind|tmpfs|volume,source=…,target=…[,readonly][,…]` of `--mount`.
-pub fn parse_mount(text: &str) -> Result<MountRequest> {
-    let bad = |why: &str| {
-        Error::invalid(format!("mount {}: {why}", quote(text)))
-            .with_hint("write type=bind,source=PATH,target=PATH[,readonly]")
-    };
-    let (mut kind, mut source, mut target) = (None, None, None);
-    let mut rest = Vec::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (key, value) = match part.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (part, None),
-        };
-        match (key, value) {
-            ("type", Some(value)) => kind = Some(value),
-            ("source" | "src", Some(value)) => source = Some(value),
-            ("target" | "dst" | "destination", Some(value)) => target = Some(value),
-            _ => rest.push((key, value)),
-        }
-    }
-    let target = clean(
-        target.ok_or_else(|| bad("the target is missing"))?,
-        "mount target",
-    )?;
-    let kind = kind.unwrap_or(match source {
-        Some(_) => "volume",
-        None => "tmpfs",
-    });
-    let source = match (kind, source) {
-        ("tmpfs", None) => MountSource::Tmpfs,
-        ("tmpfs", Some(_)) => return Err(bad("a tmpfs has no source")),
-        ("bind", Some(source)) if !source.is_empty() => MountSource::Path(absolute(source)?),
-        ("volume", Some(name)) if !name.is_empty() => MountSource::Volume(name.to_owned()),
-        ("bind" | "volume", _) => return Err(bad("the source is missing")),
-        _ => return Err(bad("want the type bind, tmpfs or volume")),
-    };
-    let is_tmpfs = source == MountSource::Tmpfs;
-    let mut mount = MountRequest {
-        source,
-        target,
-        access: Access::ReadWrite,
-        options: Vec::new(),
-    };
-    for (key, value) in rest {
-        match (key, value) {
-            ("readonly" | "ro", None | Some("true" | "1")) => mount.access = Access::ReadOnly,
-            ("readonly" | "ro", Some("false" | "0")) => mount.access = Access::ReadWrite,
-            ("tmpfs-size", Some(value)) if is_tmpfs => {
-                mount.options.push(format!("size={}", parse_memory(value)?));
-            }
-            ("tmpfs-mode", Some(value)) if is_tmpfs => {
-                mount
-                    .options
-                    .push(tmpfs_option("mode", Some(value)).map_err(|e| bad(&e))?);
-            }
-            ("bind-propagation", Some(value)) if !is_tmpfs => {
-                bind_option(&mut mount, value).map_err(|why| bad(&why))?;
-            }
-            (key, value) if is_tmpfs => match tmpfs_option(key, value) {
-                Ok(option) => mount.options.push(option),
-                Err(why) => return Err(bad(&why)),
-            },
-            (key, None) => bind_option(&mut mount, key).map_err(|why| bad(&why))?,
-            (key, Some(_)) => return Err(bad(&format!("unknown key {}", quote(key)))),
-        }
-    }
-    Ok(mount)
-}
-
-/// `TARGET[:OPTIONS]` of `--tmpfs`, `/tmp:size=64m,mode=1777`.
-pub fn parse_tmpfs(text: &str) -> Result<MountRequest> {
-    let bad = |why: &str| {
-        Error::invalid(format!("tmpfs {}: {why}", quote(text)))
-            .with_hint("write TARGET[:OPTIONS], like /tmp:size=64m,mode=1777")
-    };
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut mount = MountRequest {
-        source: MountSource::Tmpfs,
-        target: clean(target, "mount target")?,
-        access: Access::ReadWrite,
-        options: Vec::new(),
-    };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        let (key, value) = match option.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (option, None),
-        };
-        match key {
-            "ro" => mount.access = Access::ReadOnly,
-            "rw" => mount.access = Access::ReadWrite,
-            _ => mount
-                .options
-                .push(tmpfs_option(key, value).map_err(|why| bad(&why))?),
-        }
-    }
-    Ok(mount)
-}
-
-/// One option of a tmpfs, as the kernel wants it.
-fn tmpfs_option(key: &str, value: Option<&str>) -> Result<String, String> {
-    const FLAGS: [&str; 10] = [
-        "exec",
-        "noexec",
-        "suid",
-        "nosuid",
-        "dev",
-        "nodev",
-        "atime",
-        "noatime",
-        "relatime",
-        "strictatime",
-    ];
-    let digits = |value: &str, valid: fn(&u8) -> bool| {
-        !value.is_empty() && value.len() <= 10 && value.as_bytes().iter().all(valid)
-    };
-    match (key, value) {
-        ("size", Some(value)) => match parse_memory(value) {
-            Ok(bytes) => Ok(format!("size={bytes}")),
-            Err(error) => Err(error.message().to_owned()),
-        },
-        ("mode", Some(value)) if digits(value, |b| matches!(b, b'0'..=b'7')) => {
-            Ok(format!("mode={value}"))
-        }
-        ("uid" | "gid" | "nr_inodes", Some(value)) if digits(value, u8::is_ascii_digit) => {
-            Ok(format!("{key}={value}"))
-        }
-        (flag, None) if FLAGS.contains(&flag) => Ok(flag.to_owned()),
-        _ => Err(format!("unknown option {}", quote(key))),
-    }
-}
-
-/// One option of a bind mount.
-fn bind_option(mount: &mut MountRequest, option: &str) -> Result<(), String> {
-    const FLAGS: [&str; 16] = [
-        "exec", "noexec", "suid", "nosuid", "dev", "nodev", "bind", "rbind", "private", "rprivate",
-        "slave", "rslave", "shared", "rshared", "noatime", "relatime",
-    ];
-    match option {
-        "ro" | "readonly" => mount.access = Access::ReadOnly,
-        "rw" => mount.access = Access::ReadWrite,
-        _ if FLAGS.contains(&option) => mount.options.push(option.to_owned()),
-        _ => return Err(format!("unknown option {}", quote(option))),
-    }
-    Ok(())
-}
-
-/// `HOST[:CONTAINER[:rwm]]` of `--device`.
-pub fn parse_device(text: &str) -> Result<DeviceRequest> {
-    let bad = |why: &str| {
-        Error::invalid(format!("device {}: {why}", quote(text)))
-            .with_hint("write /dev/x[:/dev/y[:rwm]]")
-    };
-    let is_access = |part: &str| {
-        !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let (host, container, access) = match parts[..] {
-        [host] => (host, host, "rwm"),
-        [host, access] if is_access(access) => (host, host, access),
-        [host, container] => (host, container, "rwm"),
-        [host, container, access] if is_access(access) => (host, container, access),
-        [_, _, _] => return Err(bad("the last part is any of r, w and m")),
-        _ => return Err(bad("it has too many colons")),
-    };
-    if !host.starts_with('/') {
-        return Err(bad("want an absolute path"));
-    }
-    let container = clean(container, "device path")?;
-    if container == "/" {
-        return Err(bad("the path in the container is a folder"));
-    }
-    Ok(DeviceRequest {
-        host: PathBuf::from(host),
-        container,
-        access: access.to_owned(),
-    })
 }
 
 /// One entry of `-e`: `K=V` or `K`.
@@ -471,18 +256,19 @@ fn absolute(path: &str) -> Result<PathBuf> {
     std::path::absolute(path).io_context(|| format!("path {}", quote(path)))
 }
 
+/// Every error is one short line.
+#[cfg(test)]
+fn refused<T: std::fmt::Debug>(result: Result<T>, text: &str) {
+    let line = result.expect_err(text).to_string();
+    assert!(
+        line.len() < 600 && !line.chars().any(char::is_control),
+        "{line}"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Every error is one short line that names the value.
-    fn refused<T: std::fmt::Debug>(result: Result<T>, text: &str) {
-        let line = result.expect_err(text).to_string();
-        assert!(
-            line.len() < 600 && !line.chars().any(char::is_control),
-            "{line}"
-        );
-    }
 
     #[test]
     fn sizes() {
@@ -550,92 +336,6 @@ mod tests {
         }
         for (name, kind) in ULIMITS {
             assert_eq!(ulimit_name(kind), name);
-        }
-    }
-
-    #[test]
-    fn volumes_and_mounts() {
-        let mount = parse_volume("/a:/b/../c:ro").expect("bind");
-        assert_eq!(mount.source, MountSource::Path("/a".into()));
-        assert_eq!(
-            (mount.target.as_str(), mount.access),
-            ("/c", Access::ReadOnly)
-        );
-        let mount = parse_volume("data:/var/lib").expect("named");
-        assert_eq!(mount.source, MountSource::Volume("data".into()));
-        let mount = parse_volume("./x:/y").expect("relative");
-        assert!(matches!(mount.source, MountSource::Path(path) if path.is_absolute()));
-        for bad in [
-            "",
-            "/a",
-            ":/b",
-            "/a:",
-            "/a:b",
-            "/a:/b:zz",
-            "/a:/b:ro:x",
-            "a b:/c",
-            "../x",
-            "a/b:/c",
-        ] {
-            refused(parse_volume(bad), bad);
-        }
-
-        let mount = parse_mount("type=bind,source=/a:b,target=/c,readonly").expect("mount");
-        assert_eq!(mount.source, MountSource::Path("/a:b".into()));
-        assert_eq!(mount.access, Access::ReadOnly);
-        let mount = parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700").expect("tmpfs");
-        assert_eq!(mount.options, ["size=1048576", "mode=0700"]);
-        let mount = parse_mount("type=volume,src=v,dst=/t").expect("volume");
-        assert_eq!(mount.source, MountSource::Volume("v".into()));
-        for bad in [
-            "",
-            "type=bind,target=/a",
-            "type=bind,source=/a",
-            "type=x,source=/a,target=/b",
-            "type=tmpfs,source=/a,target=/b",
-            "type=bind,source=/a,target=b",
-            "type=bind,source=/a,target=/b,size=1",
-            "type=bind,source=/a,target=/b,lowerdir",
-        ] {
-            refused(parse_mount(bad), bad);
-        }
-
-        let mount = parse_tmpfs("/tmp:size=64m,mode=1777,exec").expect("tmpfs");
-        assert_eq!(mount.options, ["size=67108864", "mode=1777", "exec"]);
-        for bad in [
-            "",
-            "tmp",
-            "/t:size=1q",
-            "/t:mode=9",
-            "/t:mpol=x",
-            "/t:uid=-1",
-            "/t:size",
-        ] {
-            refused(parse_tmpfs(bad), bad);
-        }
-    }
-
-    #[test]
-    fn devices() {
-        let device = parse_device("/dev/null:/dev/y:r").expect("device");
-        assert_eq!(
-            (device.container.as_str(), device.access.as_str()),
-            ("/dev/y", "r")
-        );
-        assert_eq!(parse_device("/dev/fuse:rw").expect("short").access, "rw");
-        assert_eq!(
-            parse_device("/dev/fuse").expect("plain").container,
-            "/dev/fuse"
-        );
-        for bad in [
-            "",
-            "null",
-            "/dev/a:b",
-            "/dev/a:/dev/b:x",
-            "/a:/b:r:w",
-            "/dev/a:/",
-        ] {
-            refused(parse_device(bad), bad);
         }
     }
 
