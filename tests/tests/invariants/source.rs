@@ -84,7 +84,7 @@ pub(crate) fn code(text: &str) -> String {
     let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
     let mut out = String::with_capacity(text.len());
     let mut i = 0;
-    let mut skip_to = |out: &mut String, from: usize, to: usize| {
+    let skip_to = |out: &mut String, from: usize, to: usize| {
         for c in &chars[from..to.min(chars.len())] {
             out.push(if *c == '\n' { '\n' } else { ' ' });
         }
