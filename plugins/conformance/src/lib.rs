@@ -7,6 +7,7 @@
 //! left out.
 
 pub mod content;
+pub mod snapshot;
 
 use std::time::{Duration, Instant};
 
