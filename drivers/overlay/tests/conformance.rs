@@ -6,7 +6,7 @@ use containerkit_overlay::Overlay;
 
 #[test]
 fn conforms() {
-    let results = snapshot::suite(&|root| {
+    let results = snapshot::run(&|root| {
         let context = DriverContext::new("overlay".parse()?, root, root.join("state"));
         Ok(Box::new(Overlay::open(context)?))
     });

@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case<Factory>> {
 }
 
 /// Runs the whole suite.
-pub fn suite(factory: &Factory) -> Vec<CaseResult> {
+pub fn run(factory: &Factory) -> Vec<CaseResult> {
     crate::run(factory, &cases())
 }
 
