@@ -111,10 +111,7 @@ impl Config {
     /// The configuration of a TOML text laid over the built-in default, as if
     /// `path` had it; no other file and no environment counts.
     pub fn from_toml(text: &str, path: &Path) -> Result<Config> {
-        let source = Source {
-            path: Some(path.into()),
-            text: text.to_owned(),
-        };
+        let source = Source::new(Some(path.into()), text.to_owned());
         merge(vec![built_in()?, layer::parse(&source)?], vec![path.into()])
     }
 
@@ -193,10 +190,7 @@ impl Config {
 }
 
 fn built_in() -> Result<Layer> {
-    layer::parse(&Source {
-        path: None,
-        text: DEFAULT.into(),
-    })
+    layer::parse(&Source::new(None, DEFAULT.into()))
 }
 
 fn flags_layer(flags: &Flags) -> Result<Layer> {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::{Value, json};
+
 use crate::config::Config;
 use crate::layer::KINDS;
 use crate::source::Origin;
@@ -66,11 +68,37 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The effective configuration as JSON, with the keys of TOML and `files`,
+    /// the files that were read.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "version": self.version,
+            "root": self.root.to_string_lossy(),
+            "state": self.state.to_string_lossy(),
+            "log_level": self.log_level.as_str().to_ascii_lowercase(),
+            "driver_path": self.driver_path.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
+            "default": {},
+            "files": self.files.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
+        });
+        for kind in KINDS {
+            value["default"][kind.name()] = json!(self.default.of(kind));
+            value[kind.name()] = json!({});
+        }
+        for ((kind, name), instance) in &self.instances {
+            let mut table = json!({ "driver": instance.driver, "options": instance.options });
+            if let Some(pin) = &instance.sha256 {
+                table["sha256"] = pin.hex().into();
+            }
+            value[kind.name()][name.as_str()] = table;
+        }
+        value
+    }
+}
+
 /// A basic string: JSON's escapes are TOML's, but for DEL.
 fn string(text: &str) -> String {
-    serde_json::Value::from(text)
-        .to_string()
-        .replace('\u{7f}', "\\u007f")
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn key(text: &str) -> String {
@@ -82,8 +110,7 @@ fn key(text: &str) -> String {
     }
 }
 
-fn inline(value: &serde_json::Value) -> String {
-    use serde_json::Value;
+fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => string(text),
         Value::Array(list) => {

@@ -56,15 +56,54 @@ pub(crate) fn shown(path: &Path) -> String {
     }
 }
 
+/// Bytes between two counts of [`Source::chars`].
+const STEP: usize = 512;
+
 /// The text of a file, or the built-in default.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// `None`: the built-in default.
-    pub(crate) path: Option<Arc<Path>>,
+    path: Option<Arc<Path>>,
     pub(crate) text: String,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    /// Characters before byte `n * STEP`: a place is asked for per key, and a
+    /// file may be one line of a hundred thousand keys.
+    chars: Vec<usize>,
+}
+
+fn starts_char(byte: &u8) -> bool {
+    byte & 0xc0 != 0x80
 }
 
 impl Source {
+    pub(crate) fn new(path: Option<Arc<Path>>, text: String) -> Source {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = [0]
+            .into_iter()
+            .chain(breaks.map(|(at, _)| at + 1))
+            .collect();
+        let mut sum = 0;
+        let mut chars = vec![0];
+        for block in text.as_bytes().chunks(STEP) {
+            sum += block.iter().filter(|byte| starts_char(byte)).count();
+            chars.push(sum);
+        }
+        Source {
+            path,
+            text,
+            lines,
+            chars,
+        }
+    }
+
+    /// Characters before a byte.
+    fn chars_before(&self, at: usize) -> usize {
+        let block = at / STEP;
+        let rest = &self.text.as_bytes()[block * STEP..at];
+        self.chars[block] + rest.iter().filter(|byte| starts_char(byte)).count()
+    }
+
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Source> {
         let name = || format!("configuration {}", shown(path));
@@ -93,17 +132,11 @@ impl Source {
         let bytes = read_limited(&fd, &name(), SIZE_LIMIT)?;
         let path: Arc<Path> = Arc::from(path);
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Source {
-                path: Some(path),
-                text,
-            }),
+            Ok(text) => Ok(Source::new(Some(path), text)),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-                let source = Source {
-                    path: Some(path),
-                    text,
-                };
+                let source = Source::new(Some(path), text);
                 Err(source.fail(valid..valid, "it is not UTF-8 from here on"))
             }
         }
@@ -115,15 +148,14 @@ impl Source {
         while !self.text.is_char_boundary(start) {
             start -= 1;
         }
-        let before = &self.text[..start];
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        let begin = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.lines.partition_point(|begin| *begin <= start);
+        let begin = self.lines[line - 1];
         match &self.path {
             None => Origin::BuiltIn { line },
             Some(path) => Origin::File {
                 path: path.clone(),
                 line,
-                column: before[begin..].chars().count() + 1,
+                column: self.chars_before(start) - self.chars_before(begin) + 1,
             },
         }
     }
@@ -162,15 +194,24 @@ mod tests {
 
     #[test]
     fn places_count_lines_and_characters() {
-        let source = Source {
-            path: Some(Arc::from(Path::new("/c"))),
-            text: "a = 1\n\"é\" = 2\n".into(),
-        };
+        let path: Arc<Path> = Arc::from(Path::new("/c"));
+        let source = Source::new(Some(path.clone()), "a = 1\n\"é\" = 2\n".into());
         let at = |n: usize| source.at(n..n).to_string();
         assert_eq!(at(0), "/c:1:1");
         assert_eq!(at(6), "/c:2:1");
         assert_eq!(at(10), "/c:2:4");
         assert_eq!(at(8), "/c:2:2"); // inside of é
         assert_eq!(at(9999), "/c:3:1");
+        // The counts agree with counting, whatever the steps.
+        let text = "é\n€abc".repeat(700);
+        let source = Source::new(Some(path), text.clone());
+        for (at, _) in text.char_indices() {
+            let before = &text[..at];
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+            assert_eq!(source.at(at..at).to_string(), format!("/c:{line}:{column}"));
+        }
+        let empty = Source::new(None, String::new());
+        assert_eq!(empty.at(3..4), Origin::BuiltIn { line: 1 });
     }
 }

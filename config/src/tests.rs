@@ -650,6 +650,36 @@ fn a_dump_looks_like_this() {
 }
 
 #[test]
+fn a_dump_in_json_has_the_keys_of_toml() {
+    let config = from(RICH).expect("load");
+    let value = config.to_json();
+    assert_eq!(value["default"]["runtime"], "a.b");
+    assert_eq!(value["runtime"]["a.b"]["options"]["n"], 31);
+    assert_eq!(value["runtime"]["crun"]["options"]["binary"], "crun");
+    assert_eq!(value["files"], json!(["/c.toml"]));
+    // But for `files` it is what the TOML says.
+    let toml: toml::Table = config.dump().parse().expect("dump");
+    let mut toml = serde_json::to_value(toml).expect("json");
+    for kind in ["runtime", "snapshotter", "content"] {
+        for (name, instance) in toml[kind].as_object_mut().expect("table") {
+            let options = instance.get("options").cloned().unwrap_or(json!({}));
+            instance["options"] = options;
+            assert_eq!(*instance, value[kind][name], "{kind}.{name}");
+        }
+    }
+    for key in [
+        "version",
+        "root",
+        "state",
+        "log_level",
+        "driver_path",
+        "default",
+    ] {
+        assert_eq!(toml[key], value[key]);
+    }
+}
+
+#[test]
 fn the_schema_knows_every_key() {
     let schema = Config::schema();
     let text = Config::default_toml();
@@ -746,4 +776,40 @@ fn noise_never_panics() {
         let error = place.load(&flags).expect_err("deep").to_string();
         assert!(error.len() < 2000, "{error}");
     }
+}
+
+#[test]
+fn a_mebibyte_of_anything_takes_no_time_to_speak_of() {
+    let many = |part: &dyn Fn(usize) -> String| {
+        let mut text = String::new();
+        for n in 0.. {
+            let next = part(n);
+            if text.len() + next.len() > (1 << 20) - 100 {
+                return text;
+            }
+            text.push_str(&next);
+        }
+        text
+    };
+    let started = std::time::Instant::now();
+    let lines = many(&|n| format!("[runtime.r{n}]\ndriver='x'\n"));
+    assert!(from(&lines).expect("instances").instances.len() > 30_000);
+    let row = many(&|n| format!("o{n}=1,"));
+    from(&format!("runtime.runc.options={{{row}o=1}}")).expect("one line");
+    let options = many(&|n| format!("options.k{n} = [1]\n"));
+    from(&format!("[runtime.runc]\n{options}")).expect("options");
+    for bad in [
+        many(&|n| format!("k{n} = 1\n")),
+        many(&|n| format!("[runtime.r{n}]\n")),
+        many(&|_| "[[runtime]]\n".into()),
+        many(&|_| "a.".into()),
+        many(&|_| "[a]\n".into()),
+        many(&|_| "\"".into()),
+        format!("root = \"{}\"", many(&|_| "é".into())),
+    ] {
+        let error = from(&bad).expect_err("bad").to_string();
+        assert!(error.len() < 2000, "{}", error.len());
+    }
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
 }
