@@ -1,6 +1,5 @@
 //! Committed blobs: reading, listing, labelling, deleting.
 
-use std::collections::BinaryHeap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -97,41 +96,43 @@ pub(crate) fn delete(layout: &Layout, digest: &Digest) -> Result<()> {
 /// store meets them; their labels count as none.
 pub(crate) fn walk(layout: &Layout, filter: &BlobFilter, page: &Page) -> Result<Vec<BlobInfo>> {
     let limit = page.limit.max(1) as usize;
+    let after = page.after.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     for algorithm in Algorithm::ALL {
-        let mut after = match Start::of(algorithm, page.after.as_deref()) {
-            Start::First => None,
-            Start::After(hex) => Some(hex),
-            Start::Never => continue,
-        };
         // Only what has a label file can have a label.
-        let (dir, batch) = if filter.labels.is_empty() {
-            (layout.blobs(algorithm), limit)
+        let dir = if filter.labels.is_empty() {
+            layout.blobs(algorithm)
         } else {
-            (layout.labels(algorithm), usize::MAX)
+            layout.labels(algorithm)
         };
-        // A page that is not full says that it is the last: what was deleted
-        // meanwhile is made up for.
-        while found.len() < limit {
-            let names = next_names(&dir, algorithm, after.as_deref(), batch)?;
-            let Some(last) = names.last() else { break };
-            after = Some(last.hex().to_owned());
-            for digest in names {
+        let Some(start) = Start::of(algorithm, after) else {
+            continue;
+        };
+        let names = layout.listing.names(&dir, algorithm)?;
+        let first = match start {
+            Start::First => 0,
+            Start::After(hex) => names.partition_point(|name| **name <= *hex),
+        };
+        for name in &names[first..] {
+            // Names that are no digest are temporary files, or not ours.
+            let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else {
+                continue;
+            };
+            if let Some(info) = listed(layout, &digest)?.filter(|info| filter.matches(info)) {
+                found.push(info);
                 if found.len() == limit {
-                    break;
-                }
-                if let Some(info) = listed(layout, digest)?.filter(|info| filter.matches(info)) {
-                    found.push(info);
+                    return Ok(found);
                 }
             }
         }
     }
+    layout.listing.forget();
     Ok(found)
 }
 
 /// One row of a listing; `None` when it is no longer there.
-fn listed(layout: &Layout, digest: Digest) -> Result<Option<BlobInfo>> {
-    let path = layout.blob(&digest);
+fn listed(layout: &Layout, digest: &Digest) -> Result<Option<BlobInfo>> {
+    let path = layout.blob(digest);
     let mut stat = match rustix::fs::lstat(&path) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
@@ -140,63 +141,29 @@ fn listed(layout: &Layout, digest: Digest) -> Result<Option<BlobInfo>> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         stat.st_size = 0;
     }
-    let sidecar = labels::read(layout, &digest).unwrap_or_else(|error| {
+    let sidecar = labels::read(layout, digest).unwrap_or_else(|error| {
         log::warn!("{error}");
         None
     });
-    Ok(Some(describe(digest, &stat, sidecar)))
+    Ok(Some(describe(digest.clone(), &stat, sidecar)))
 }
 
 /// Where a page begins among the digests of one algorithm.
-enum Start {
+enum Start<'a> {
     First,
-    After(String),
-    Never,
+    After(&'a str),
 }
 
-impl Start {
-    fn of(algorithm: Algorithm, after: Option<&str>) -> Start {
-        let Some(after) = after else {
-            return Start::First;
-        };
+impl Start<'_> {
+    /// `None` when `after`, any text, is behind all of them.
+    fn of(algorithm: Algorithm, after: &str) -> Option<Start<'_>> {
         let prefix = format!("{algorithm}:");
         match after.strip_prefix(&prefix) {
-            Some(hex) => Start::After(hex.to_owned()),
-            None if after < prefix.as_str() => Start::First,
-            None => Start::Never,
+            Some(hex) => Some(Start::After(hex)),
+            None if after < prefix.as_str() => Some(Start::First),
+            None => None,
         }
     }
-}
-
-/// The first `count` digests of a folder after `after`, in order. Holds no
-/// more than these in memory.
-fn next_names(
-    dir: &PathBuf,
-    algorithm: Algorithm,
-    after: Option<&str>,
-    count: usize,
-) -> Result<Vec<Digest>> {
-    let mut smallest: BinaryHeap<Digest> = BinaryHeap::new();
-    let entries = std::fs::read_dir(dir).io_context(|| format!("list {}", dir.display()))?;
-    for entry in entries {
-        let entry = entry.io_context(|| format!("list {}", dir.display()))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if after.is_some_and(|after| name <= after)
-            || (smallest.len() == count && smallest.peek().is_some_and(|last| name >= last.hex()))
-        {
-            continue;
-        }
-        // Names that are no digest are temporary files, or not ours.
-        let Ok(digest) = format!("{algorithm}:{name}").parse() else {
-            continue;
-        };
-        smallest.push(digest);
-        if smallest.len() > count {
-            smallest.pop();
-        }
-    }
-    Ok(smallest.into_sorted_vec())
 }
 
 /// An open blob.

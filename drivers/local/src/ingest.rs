@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerkit::content::{Expected, IngestStatus};
 use containerkit::fs::{ensure_dir, remove_tree_path};
@@ -16,9 +16,17 @@ use crate::blobs::modified;
 use crate::file::{self, VERSION};
 use crate::layout::{Layout, ingest_folder};
 
-/// A listing holds a lock for an instant, and a process that just forked holds
-/// its parent's until it executes: neither is a writer.
+/// A process that was just forked holds a copy of its parent's lock until it
+/// executes, and is no writer.
 const PATIENCE: Duration = Duration::from_millis(25);
+
+/// How long listings, each of which holds a lock for an instant, may together
+/// keep a writer out.
+const CROWDED: Duration = Duration::from_secs(5);
+
+/// From this age on a folder that is no ingest is a leftover; a younger one
+/// may be about to become one.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What is known of an ingest beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +154,22 @@ fn lock(layout: &Layout, dir: &Path, name: &IngestRef) -> Result<FileLock> {
     Err(last.unwrap_or_else(|| unknown(name)))
 }
 
+/// `Conflict` only when a writer, an abort or a repair holds the lock.
+fn acquire(dir: &Path, name: &IngestRef) -> Result<FileLock> {
+    let path = lock_file(dir);
+    let deadline = Instant::now() + CROWDED;
+    loop {
+        match FileLock::acquire(&path, &what(name), Wait::AtMost(PATIENCE)) {
+            // Shared holders only: listings.
+            Err(error)
+                if error.kind() == ErrorKind::Conflict
+                    && Instant::now() < deadline
+                    && !lock::is_held(&path).unwrap_or(true) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Whether a folder or its lock is of a type that no writer makes.
 fn misshapen(dir: &Path) -> bool {
     let is = |path: &Path, want: FileType| match rustix::fs::lstat(path) {
@@ -257,6 +281,10 @@ fn listed(dir: &Path) -> Result<Option<IngestStatus>> {
 /// a kill, unless somebody is at work in it right now.
 fn heal(layout: &Layout, dir: &Path) {
     let what = dir.display().to_string();
+    match rustix::fs::lstat(dir) {
+        Ok(stat) if modified(&stat).age() >= SETTLED => {}
+        _ => return,
+    }
     let Ok(_lock) = FileLock::acquire(&lock_file(dir), &what, Wait::No) else {
         return;
     };
@@ -277,7 +305,7 @@ pub(crate) fn abort(layout: &Layout, name: &IngestRef) -> Result<()> {
         Err(Errno::NOENT) => return Err(unknown(name)),
         Err(errno) => return Err(Error::io(format!("stat {}", dir.display()), errno)),
     }
-    let _lock = match FileLock::acquire(&lock_file(&dir), &what(name), Wait::AtMost(PATIENCE)) {
+    let _lock = match acquire(&dir, name) {
         Ok(lock) => Some(lock),
         Err(error) if error.kind() == ErrorKind::Conflict => return Err(error),
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(unknown(name)),

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{self, VERSION};
+use crate::listing::Listing;
 
 /// How long a commit, an update or a deletion waits for another of a digest
 /// with the same lock. Each holds it for one or two renames.
@@ -29,6 +30,7 @@ struct Marker {
 pub(crate) struct Layout {
     root: PathBuf,
     pub(crate) fsync: bool,
+    pub(crate) listing: Listing,
 }
 
 /// What stands at a blob's path.
@@ -44,6 +46,7 @@ impl Layout {
         let layout = Layout {
             root: root.to_path_buf(),
             fsync,
+            listing: Listing::default(),
         };
         let named = |error: Error| error.context(format!("content store {}", root.display()));
         let stat = rustix::fs::stat(root).io_context(|| format!("stat {}", root.display()));

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `layout` | folders, versions, locks, putting aside |
 //! | `blobs` | reading, listing and deleting blobs |
+//! | `listing` | the names of a walk, kept between its pages |
 //! | `labels` | the label files |
 //! | `ingest` | holding, listing and aborting ingests |
 //! | `writer` | writing and committing |
@@ -30,6 +31,7 @@ mod file;
 mod ingest;
 mod labels;
 mod layout;
+mod listing;
 mod writer;
 
 use std::sync::Arc;

@@ -138,8 +138,9 @@ impl Writer {
     }
 
     /// The bytes, their mode and their time on disk: all of a blob but its name.
-    fn seal(&self, now: Timestamp) -> Result<()> {
-        let named = |what: &str| format!("ingest {}: {what} its data", self.name);
+    fn seal(&mut self, now: Timestamp) -> Result<()> {
+        let name = self.name.clone();
+        let named = |what: &str| format!("ingest {name}: {what} its data");
         let length = self.data.metadata().io_context(|| named("stat"))?.len();
         if length != self.offset {
             return Err(Error::data_loss(format!(
@@ -159,8 +160,17 @@ impl Writer {
         };
         rustix::fs::futimens(&self.data, &times).io_context(|| named("set the time of"))?;
         rustix::fs::fchmod(&self.data, Mode::from_raw_mode(0o400)).io_context(|| named("chmod"))?;
-        if self.layout.fsync {
-            self.data.sync_all().io_context(|| named("fsync"))?;
+        if self.layout.fsync
+            && let Err(error) = self.data.sync_all()
+        {
+            // The kernel forgets what it could not write and would call the
+            // next fsync good: these bytes must not become a blob.
+            if rustix::fs::ftruncate(&self.data, 0).is_ok() {
+                self.offset = 0;
+                self.hasher = self.hasher.algorithm().hasher();
+            }
+            return Err(Error::io(named("fsync"), error)
+                .with_hint("its bytes were dropped: give all of the data again"));
         }
         Ok(())
     }

@@ -29,6 +29,13 @@ fn any() -> Expected {
     Expected::default()
 }
 
+/// As if it had been left an hour ago.
+fn age(dir: &Path) {
+    let hour = std::time::Duration::from_secs(3600);
+    let times = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now() - hour);
+    std::fs::File::open(dir).unwrap().set_times(times).unwrap();
+}
+
 #[test]
 fn a_kill_between_folder_and_data_does_not_brick_the_ref() {
     let tmp = tempfile::tempdir().unwrap();
@@ -63,6 +70,9 @@ fn a_kill_between_folder_and_data_does_not_brick_the_ref() {
         store.delete(&digest).unwrap();
 
         lay();
+        assert_eq!(store.list_statuses().expect(what), [], "{what}");
+        assert!(dir.exists(), "{what}: it may be about to be begun");
+        age(&dir);
         assert_eq!(store.list_statuses().expect(what), [], "{what}");
         assert!(!dir.exists(), "{what}: a listing repairs");
         lay();
@@ -637,4 +647,56 @@ fn a_full_file_system_keeps_what_was_written() {
     .status()
     .unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn a_walk_sees_what_changes_between_its_pages() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path()).unwrap();
+    let other = open(tmp.path()).unwrap();
+    let mut all: Vec<Digest> = (0..30u8).map(|n| put(&store, &[n])).collect();
+    all.sort();
+    let last = all.pop().unwrap();
+    store.delete(&last).unwrap();
+    let page = |after: Option<&Digest>| -> Vec<Digest> {
+        let page = Page {
+            after: after.map(ToString::to_string),
+            limit: 10,
+        };
+        let found = store.walk(&BlobFilter::default(), &page).unwrap();
+        found.into_iter().map(|info| info.digest).collect()
+    };
+    // Long enough for the names to be kept from page to page.
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    assert_eq!(page(None), &all[..10]);
+    assert_eq!(page(Some(&all[9])), &all[10..20]);
+    let data = (0..30u8)
+        .find(|n| Algorithm::Sha256.digest(&[*n]) == last)
+        .unwrap();
+    assert_eq!(put(&other, &[data]), last);
+    other.delete(&all[20]).unwrap();
+    let want = [&all[21..], &[last]].concat();
+    assert_eq!(page(Some(&all[19])), want);
+    assert_eq!(page(None), &all[..10]);
+}
+
+#[test]
+fn a_data_file_that_shrank_under_its_writer_does_not_become_a_blob() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path()).unwrap();
+    let mut writer = store.writer(&name("put"), &any()).unwrap();
+    writer.write(b"data").unwrap();
+    let data = ingest_dir(tmp.path(), "put").join("data");
+    // What the writer thinks it wrote is no longer all there.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&data)
+        .unwrap()
+        .set_len(2)
+        .unwrap();
+    let error = writer.commit(&any(), &Labels::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+    writer.truncate(0).unwrap();
+    writer.write(b"data").unwrap();
+    writer.commit(&any(), &Labels::new()).unwrap();
 }

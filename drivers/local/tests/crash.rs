@@ -1,0 +1,372 @@
+//! Many processes on one store, and processes killed at any moment.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::*;
+use containerkit::content::{BlobFilter, Expected, ingest, read_blob};
+use containerkit::{
+    ContentStore, Driver, DriverContext, Error, ErrorKind, LabelChanges, Labels, Page, Result,
+};
+use containerkit_local::Local;
+
+fn any() -> Expected {
+    Expected::default()
+}
+
+/// Killed when the test ends, however it ends.
+struct Killed(Child);
+
+impl Killed {
+    fn spawn(command: &mut Command) -> Killed {
+        Killed(command.spawn().unwrap())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for(child: &mut Killed, word: &str) {
+    let out = BufReader::new(child.0.stdout.take().unwrap());
+    assert!(out.lines().any(|line| line.unwrap() == word));
+}
+
+fn quick(root: &Path) -> Local {
+    let options = [("fsync".to_owned(), false.into())].into_iter().collect();
+    let context = DriverContext::new("local".parse().unwrap(), root, root);
+    Local::open(context.with_options(options)).unwrap()
+}
+
+/// Blobs that take the writer through each of its ways.
+fn blobs() -> Vec<(Vec<u8>, Labels)> {
+    vec![
+        (Vec::new(), Labels::new()),
+        (noise(3_000, 1), labels(&[("a", "1")])),
+        (noise(300_000, 2), Labels::new()),
+        (noise(2_000_000, 3), labels(&[("b", "2"), ("c", "3")])),
+    ]
+}
+
+#[test]
+fn after_a_kill_at_any_moment_the_same_ingests_succeed() {
+    let blobs = blobs();
+    if let Some(root) = child_root() {
+        println!("\nworking");
+        loop {
+            let durable = std::env::var("LOCAL_TEST_FSYNC").unwrap() == "1";
+            let store = if durable {
+                open(&root).unwrap()
+            } else {
+                quick(&root)
+            };
+            for (data, labels) in &blobs {
+                let expected = sized(data);
+                let mut writer = store.writer(&name("crash"), &any()).unwrap();
+                writer.truncate(0).unwrap();
+                for part in data.chunks(500_000) {
+                    writer.write(part).unwrap();
+                }
+                writer.commit(&expected, labels).unwrap();
+                let half = &data[..data.len() / 2];
+                let mut writer = store.writer(&name("half"), &any()).unwrap();
+                writer.truncate(0).unwrap();
+                writer.write(half).unwrap();
+                drop(writer);
+                store.abort(&name("half")).unwrap();
+                store.delete(&expected.digest.unwrap()).unwrap();
+            }
+        }
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path();
+    let mut seen = [0; 3];
+    for round in 0..100u64 {
+        let mut victim = Killed::spawn(
+            child(
+                "after_a_kill_at_any_moment_the_same_ingests_succeed",
+                root,
+                "",
+            )
+            .env("LOCAL_TEST_FSYNC", (round % 4 / 3).to_string())
+            .stdout(Stdio::piped()),
+        );
+        // From the moment it works on: not while the binary is being loaded.
+        wait_for(&mut victim, "working");
+        let pause = noise(2, round + 100);
+        std::thread::sleep(Duration::from_micros(
+            u64::from(pause[0]) * 40 + u64::from(pause[1]),
+        ));
+        victim.kill();
+
+        let store = quick(root);
+        let left = store.list_statuses().unwrap();
+        assert!(left.iter().all(|s| s.holder.is_none()), "{left:?}");
+        let committed = store
+            .walk(&BlobFilter::default(), &Page::default())
+            .unwrap()
+            .len();
+        seen[0] += left.len();
+        seen[1] += committed;
+        seen[2] += entries(&root.join("ingest")).len() - left.len();
+        for (data, want) in &blobs {
+            let expected = sized(data);
+            let digest = expected.digest.clone().unwrap();
+            // A blob that is there is whole, with its labels.
+            if let Ok(info) = store.info(&digest) {
+                assert_eq!(&info.labels, want, "round {round}");
+                assert_eq!(&read_blob(&store, &digest, 1 << 30).unwrap(), data);
+            }
+            let info = ingest(&store, &name("crash"), &expected, want, &mut &data[..])
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(&info.labels, want, "round {round}");
+            assert_eq!(&read_blob(&store, &digest, 1 << 30).unwrap(), data);
+            store.delete(&digest).unwrap();
+        }
+        for name in ["crash", "half"] {
+            match store.abort(&common::name(name)) {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            }
+        }
+        drop(quick(root));
+        for (dir, want) in [
+            ("ingest", 0),
+            ("trash", 0),
+            ("blobs/sha256", 0),
+            ("blobs/sha512", 0),
+        ] {
+            let found = entries(&root.join(dir));
+            assert_eq!(found.len(), want, "round {round}: {dir} holds {found:?}");
+        }
+    }
+    eprintln!("left by 100 kills: ingests, blobs, unfinished folders: {seen:?}");
+    assert!(seen[0] > 0, "no kill hit an ingest: {seen:?}");
+}
+
+#[test]
+fn a_ref_is_free_when_its_holder_is_killed() {
+    if let Some(root) = child_root() {
+        let store = open(&root).unwrap();
+        let mut writer = store.writer(&name("a/ref"), &any()).unwrap();
+        writer.write(b"half").unwrap();
+        println!("\nheld");
+        std::thread::sleep(Duration::from_secs(600));
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path()).unwrap();
+    let mut holder = Killed::spawn(
+        child("a_ref_is_free_when_its_holder_is_killed", tmp.path(), "").stdout(Stdio::piped()),
+    );
+    wait_for(&mut holder, "held");
+    let pid = holder.0.id();
+    let reference = name("a/ref");
+    for error in [
+        store.writer(&reference, &any()).err().unwrap(),
+        store.abort(&reference).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("ingest a/ref is held by process {pid} for ")),
+            "{text}"
+        );
+    }
+    for status in [
+        store.status(&reference).unwrap(),
+        store.list_statuses().unwrap().remove(0),
+    ] {
+        assert_eq!(status.holder, Some(pid));
+        assert_eq!(status.offset, 4);
+    }
+    holder.kill();
+    assert_eq!(store.status(&reference).unwrap().holder, None);
+    let writer = store.writer(&reference, &any()).unwrap();
+    assert_eq!(writer.status().unwrap().offset, 4);
+}
+
+/// Waits for the others, so that all begin at once.
+fn line_up(root: &Path) {
+    std::fs::write(root.join(format!("ready.{}", std::process::id())), b"").unwrap();
+    while !root.join("go").exists() {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// `count` processes of a test at once; what they wrote as their results.
+fn together(test: &str, count: usize) -> (tempfile::TempDir, Vec<String>) {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut children: Vec<Killed> = (0..count)
+        .map(|_| Killed::spawn(child(test, tmp.path(), "").stdout(Stdio::null())))
+        .collect();
+    let ready = |name: &String| name.starts_with("ready");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while entries(tmp.path()).iter().filter(|n| ready(n)).count() < count {
+        assert!(Instant::now() < deadline, "they do not start");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::fs::write(tmp.path().join("go"), b"").unwrap();
+    for child in &mut children {
+        assert!(child.0.wait().unwrap().success());
+    }
+    let results = entries(tmp.path())
+        .iter()
+        .filter(|name| name.starts_with("result"))
+        .map(|name| std::fs::read_to_string(tmp.path().join(name)).unwrap())
+        .collect();
+    (tmp, results)
+}
+
+fn finish(root: &Path, result: &Result<()>) {
+    let text = match result {
+        Ok(()) => "won".to_owned(),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => "exists".to_owned(),
+        Err(error) => format!("{}: {error}", error.kind()),
+    };
+    std::fs::write(root.join(format!("result.{}", std::process::id())), text).unwrap();
+}
+
+/// The store beside the files of [`together`].
+fn store_in(root: &Path) -> Result<Local> {
+    containerkit::fs::ensure_dir(&root.join("store"), 0o700)?;
+    open(&root.join("store"))
+}
+
+#[test]
+fn of_sixteen_processes_that_commit_one_digest_one_wins() {
+    let data = noise(200_000, 5);
+    if let Some(root) = child_root() {
+        line_up(&root);
+        // The first opening of the store is contended too.
+        let own = std::process::id().to_string();
+        let result = store_in(&root).and_then(|store| {
+            let mut writer = store.writer(&name(&own), &any())?;
+            writer.write(&data)?;
+            writer.commit(&any(), &labels(&[("pid", &own)])).map(drop)
+        });
+        return finish(&root, &result);
+    }
+    let (tmp, mut results) = together("of_sixteen_processes_that_commit_one_digest_one_wins", 16);
+    results.sort();
+    let mut want = vec!["exists"; 15];
+    want.push("won");
+    assert_eq!(results, want);
+    let store = store_in(tmp.path()).unwrap();
+    let digest = sized(&data).digest.unwrap();
+    assert_eq!(read_blob(&store, &digest, 1 << 20).unwrap(), data);
+    let info = store.info(&digest).unwrap();
+    let winner = format!("result.{}", info.labels["pid"]);
+    let text = std::fs::read_to_string(tmp.path().join(winner)).unwrap();
+    assert_eq!(text, "won", "the labels are the winner's");
+    assert_eq!(entries(&tmp.path().join("store/ingest")), [""; 0]);
+    assert_eq!(entries(&tmp.path().join("store/trash")), [""; 0]);
+}
+
+#[test]
+fn eight_processes_share_one_ref_and_one_store_without_losing_anything() {
+    if let Some(root) = child_root() {
+        line_up(&root);
+        let store = store_in(&root).unwrap();
+        let seed = u64::from(std::process::id());
+        let work = |n: u64| -> Result<()> {
+            let data = noise(5_000, seed * 1_000 + n);
+            let expected = sized(&data);
+            let digest = expected.digest.clone().unwrap();
+            loop {
+                let mut from = &data[..];
+                match ingest(
+                    &store,
+                    &name("shared"),
+                    &expected,
+                    &Labels::new(),
+                    &mut from,
+                ) {
+                    // Held, or what another left under the ref differs: again.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::Conflict | ErrorKind::FailedPrecondition
+                        ) =>
+                    {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(error) => return Err(error),
+                    Ok(_) => break,
+                }
+            }
+            let changes = LabelChanges {
+                replace_all: false,
+                set: [("n".to_owned(), Some(n.to_string()))].into(),
+            };
+            store.update(&digest, &changes)?;
+            store.list_statuses()?;
+            store.walk(&BlobFilter::default(), &Page::default())?;
+            if read_blob(&store, &digest, 1 << 20)? != data {
+                return Err(Error::data_loss("other bytes"));
+            }
+            if n.is_multiple_of(2) {
+                store.delete(&digest)?;
+            }
+            Ok(())
+        };
+        let result = (0..10).try_for_each(work);
+        return finish(&root, &result);
+    }
+    let (tmp, results) = together(
+        "eight_processes_share_one_ref_and_one_store_without_losing_anything",
+        8,
+    );
+    assert_eq!(results, vec!["won"; 8]);
+    let store = store_in(tmp.path()).unwrap();
+    let all = store
+        .walk(&BlobFilter::default(), &Page::default())
+        .unwrap();
+    assert_eq!(all.len(), 8 * 5);
+    assert!(all.iter().all(|info| info.labels.contains_key("n")));
+    assert_eq!(store.list_statuses().unwrap(), []);
+}
+
+#[test]
+fn updates_of_one_blob_from_many_processes_lose_no_label() {
+    let data = b"labelled";
+    if let Some(root) = child_root() {
+        line_up(&root);
+        let store = store_in(&root).unwrap();
+        let result = (0..20).try_for_each(|n| {
+            let key = format!("{}-{n}", std::process::id());
+            let changes = LabelChanges {
+                replace_all: false,
+                set: [(key, Some(String::new()))].into(),
+            };
+            ingest(
+                &store,
+                &name(&std::process::id().to_string()),
+                &any(),
+                &Labels::new(),
+                &mut &data[..],
+            )
+            .and_then(|info| store.update(&info.digest, &changes))
+            .map(drop)
+        });
+        return finish(&root, &result);
+    }
+    let (tmp, results) = together("updates_of_one_blob_from_many_processes_lose_no_label", 6);
+    assert_eq!(results, vec!["won"; 6]);
+    let store = store_in(tmp.path()).unwrap();
+    let info = store.info(&sized(data).digest.unwrap()).unwrap();
+    assert_eq!(info.labels.len(), 6 * 20);
+}
