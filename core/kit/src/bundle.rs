@@ -82,13 +82,7 @@ impl Bundle {
     /// Reads the bundle in `dir`.
     pub fn load(dir: &Path) -> Result<Bundle> {
         let path = std::path::absolute(dir).io_context(|| format!("bundle {}", dir.display()))?;
-        let config = path.join(CONFIG);
-        let shown = config.display().to_string();
-        let file = std::fs::File::open(&config).io_context(|| format!("open {shown}"))?;
-        let data = read_limited(&file, &shown, CONFIG_LIMIT)?;
-        let spec: Spec = serde_json::from_slice(&data)
-            .map_err(|error| Error::data_loss(format!("{shown}: {error}")))?;
-        check_version(spec.version(), &shown)?;
+        let spec = read_spec(&path.join(CONFIG))?;
         Ok(Bundle { path, spec })
     }
 
@@ -125,6 +119,18 @@ impl Bundle {
     }
 }
 
+/// Reads an OCI runtime spec from a file: at most [`CONFIG_LIMIT`] bytes, and
+/// of a version that is understood here.
+pub fn read_spec(path: &Path) -> Result<Spec> {
+    let shown = quote(&path.to_string_lossy());
+    let file = std::fs::File::open(path).io_context(|| format!("open {shown}"))?;
+    let data = read_limited(&file, &shown, CONFIG_LIMIT)?;
+    let spec: Spec = serde_json::from_slice(&data)
+        .map_err(|error| Error::data_loss(format!("{shown}: {error}")))?;
+    check_version(spec.version(), &shown)?;
+    Ok(spec)
+}
+
 /// Any 1.x: within a major version the spec only grows (runtime-spec
 /// `config.md`, "Specification version").
 fn check_version(version: &str, shown: &str) -> Result<()> {
@@ -143,7 +149,13 @@ fn check_version(version: &str, shown: &str) -> Result<()> {
 /// [`Bundle::remove`] by path, also of what a killed command left half made.
 /// What is gone already is success.
 pub fn remove(dir: &Path) -> Result<()> {
-    let path = match std::fs::canonicalize(dir) {
+    let path = match std::fs::symlink_metadata(dir).and_then(|meta| {
+        // Its target would be removed in its stead.
+        if meta.is_symlink() {
+            return Err(std::io::ErrorKind::NotADirectory.into());
+        }
+        std::fs::canonicalize(dir)
+    }) {
         Ok(path) => path,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io(format!("bundle {}", dir.display()), error)),
@@ -327,6 +339,17 @@ mod tests {
         assert!(path.join("config.json").exists());
         drop(lock);
         bundle.remove().expect("free");
+    }
+
+    #[test]
+    fn a_symlink_is_no_bundle() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let precious = dir.path().join("precious");
+        std::fs::create_dir(&precious).expect("mkdir");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&precious, &link).expect("symlink");
+        assert!(remove(&link).is_err());
+        assert!(precious.exists());
     }
 
     #[test]

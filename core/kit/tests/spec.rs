@@ -271,7 +271,9 @@ fn volumes_mounts_limits_and_a_read_only_root() {
     image.set_volumes(Some(vec!["/data".into(), "/../../new/volume".into()]));
     for runtime in RUNTIMES {
         let mut request = sh("
+            pwd
             cat /data/seed; echo
+            echo x >> /etc/hosts && echo HOSTS
             touch /data/x && echo volume
             touch /new/volume/x && echo made
             touch /root-is-writable 2>/dev/null && echo ROOT
@@ -289,6 +291,7 @@ fn volumes_mounts_limits_and_a_read_only_root() {
         ");
         request.image = Some(image.clone());
         request.read_only = true;
+        request.workdir = Some("/work/new".into());
         request.mounts = vec![
             parse::parse_volume(&format!("{}:/mnt:ro", shared.display())).unwrap(),
             parse::parse_tmpfs("/scratch:size=1m").unwrap(),
@@ -306,6 +309,7 @@ fn volumes_mounts_limits_and_a_read_only_root() {
         request.cap_add = vec!["KILL".into()];
         let text = house.stdout(runtime, request);
         for line in [
+            "/work/new",
             "from the image",
             "volume",
             "made",
@@ -323,7 +327,7 @@ fn volumes_mounts_limits_and_a_read_only_root() {
         ] {
             has(&text, line);
         }
-        for never in ["ROOT", "MNT"] {
+        for never in ["ROOT", "MNT", "HOSTS"] {
             assert!(!text.contains(never), "{runtime:?}: {never} in:\n{text}");
         }
     }

@@ -107,12 +107,7 @@ fn non_empty(text: &Option<String>) -> Option<&str> {
 
 fn hostname(request: &SpecRequest, id: &ContainerId) -> Result<String> {
     if let Some(name) = non_empty(&request.hostname) {
-        let valid = name.len() <= 64
-            && !name.starts_with(['-', '.'])
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if !valid {
+        if !is_hostname(name) {
             return Err(Error::invalid(format!(
                 "host name {}: want at most 64 letters, digits, '-', '.' and '_'",
                 quote(name)
@@ -120,11 +115,70 @@ fn hostname(request: &SpecRequest, id: &ContainerId) -> Result<String> {
         }
         return Ok(name.to_owned());
     }
-    match request.network {
-        NetworkMode::Host => {
-            let uname = rustix::system::uname();
-            Ok(uname.nodename().to_string_lossy().into_owned())
-        }
-        NetworkMode::None | NetworkMode::Namespace(_) => Ok(id.short().to_owned()),
+    let uname = rustix::system::uname();
+    match (&request.network, uname.nodename().to_str()) {
+        // It goes into /etc/hosts: what could write a line there is left out.
+        (NetworkMode::Host, Ok(name)) if is_hostname(name) => Ok(name.to_owned()),
+        _ => Ok(id.short().to_owned()),
+    }
+}
+
+fn is_hostname(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with(['-', '.'])
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_wishes_everything_is_the_default() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(dir.path().join("etc")).expect("mkdir");
+        let root = Root::open(dir.path()).expect("root");
+        let request = SpecRequest {
+            command: vec!["true".into()],
+            bundle: "/b".into(),
+            volumes_dir: "/v".into(),
+            ..SpecRequest::default()
+        };
+        let id: ContainerId = "0123456789abcdef".parse().expect("id");
+        let built = build(&request, &id, &root).expect("build");
+        let spec = &built.spec;
+        assert_eq!(built.stop_signal, 15);
+        assert_eq!(spec.version(), "1.0.2");
+        assert_eq!(spec.hostname().as_deref(), Some("0123456789ab"));
+        let linux = spec.linux().as_ref().expect("linux");
+        let cgroup = linux.cgroups_path().clone().expect("cgroup");
+        assert_eq!(cgroup.to_string_lossy(), "/containerkit/0123456789abcdef");
+        let namespaces = linux.namespaces().clone().unwrap_or_default();
+        assert!(namespaces.iter().all(|ns| ns.path().is_none()));
+        let process = spec.process().as_ref().expect("process");
+        assert_eq!(process.rlimits(), &None);
+        assert_eq!(process.no_new_privileges(), Some(false));
+        let names: Vec<_> = built.files.iter().map(|file| file.path.clone()).collect();
+        assert_eq!(names, [std::path::Path::new("hostname"), "hosts".as_ref()]);
+
+        let relative = SpecRequest {
+            bundle: "b".into(),
+            ..request.clone()
+        };
+        assert!(build(&relative, &id, &root).is_err());
+        // Nothing is bound on an /etc that is not there or is a symlink out.
+        std::fs::remove_dir(dir.path().join("etc")).expect("rmdir");
+        std::os::unix::fs::symlink("/nowhere", dir.path().join("etc")).expect("symlink");
+        assert!(build(&request, &id, &root).expect("build").files.is_empty());
+        // A mount of the user over /etc is the user's.
+        std::fs::remove_file(dir.path().join("etc")).expect("rm");
+        std::fs::create_dir(dir.path().join("etc")).expect("mkdir");
+        let covered = SpecRequest {
+            mounts: vec![parse::parse_tmpfs("/etc").expect("tmpfs")],
+            ..request
+        };
+        assert!(build(&covered, &id, &root).expect("build").files.is_empty());
     }
 }

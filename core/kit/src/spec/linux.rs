@@ -12,7 +12,7 @@ use crate::error::{Error, Result, quote};
 use crate::ids::ContainerId;
 
 /// Hidden from the container: they tell of the host or act on it.
-pub(super) const MASKED: [&str; 14] = [
+pub(super) const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -26,7 +26,6 @@ pub(super) const MASKED: [&str; 14] = [
     "/sys/devices/system/cpu/cpu0/thermal_throttle",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
-    "/sys/kernel/security",
 ];
 
 /// Readable only.

@@ -45,13 +45,14 @@ pub(super) fn mounts(
         own.push(bind(&volume.source, &volume.target, Access::ReadWrite));
     }
     let files = files(request, rootfs, hostname, &own);
+    let access = if request.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
     for file in &files {
         let target = format!("/etc/{}", file.path.display());
-        own.push(bind(
-            &request.bundle.join(&file.path),
-            &target,
-            Access::ReadWrite,
-        ));
+        own.push(bind(&request.bundle.join(&file.path), &target, access));
     }
     // A mount of the user takes the place of the runtime's own; a folder comes
     // before what lies in it.

@@ -271,6 +271,65 @@ mod tests {
     use super::*;
 
     #[test]
+    fn noise_never_panics() {
+        const PIECES: [&str; 24] = [
+            "/",
+            ":",
+            ",",
+            "=",
+            ".",
+            "..",
+            "ro",
+            "type",
+            "source",
+            "tmpfs",
+            "size",
+            "-1",
+            "0x0",
+            "4294967296",
+            "9223372036854775807",
+            "k",
+            "é",
+            "\0",
+            "\n",
+            "SIG",
+            "RTMIN+",
+            "seccomp",
+            " ",
+            "nofile",
+        ];
+        let mut state = 88172645463325252u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        for _ in 0..20_000 {
+            let text: String = (0..next() % 8)
+                .map(|_| PIECES[next() % PIECES.len()])
+                .collect();
+            let errors = [
+                parse_memory(&text).err(),
+                parse_cpus(&text).err(),
+                parse_ulimit(&text).err(),
+                parse_volume(&text).err(),
+                parse_mount(&text).err(),
+                parse_tmpfs(&text).err(),
+                parse_device(&text).err(),
+                parse_env(&text).err(),
+                parse_signal(&text).err(),
+                parse_user(&text).err(),
+                parse_security(&text).err(),
+                parse_network(&text).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                refused::<()>(Err(error), &text);
+            }
+        }
+    }
+
+    #[test]
     fn sizes() {
         for (text, want) in [
             ("1", 1),
