@@ -8,7 +8,7 @@ use containerkit::lock::FileLock;
 use containerkit::process::{ProcessIdentity, boot_id};
 use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess, Stdio};
 use containerkit::shim::{
-    Channel, InitRecord, Intent, PROTOCOL, ShimRequest, ToClient, WireError, kill_cgroups,
+    Channel, InitRecord, Intent, PROTOCOL, ShimRequest, ToClient, WireError, clear, kill_cgroups,
     own_cgroups, read_request, write_exit, write_init, write_intent,
 };
 use containerkit::{Error, ErrorKind, IoContext, Result, Runtime, Timestamp, mounter};
@@ -140,6 +140,7 @@ impl Container {
             };
             (stdio, None)
         };
+        clear(&request.state_dir)?;
         write_intent(&request.state_dir, &Intent::new()?)?;
         let bundle = request.bundle.clone();
         let process = match runtime.run(&request.id, CreateRequest { bundle, stdio }) {

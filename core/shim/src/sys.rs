@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use containerkit::{IoContext, Result};
+use containerkit::{Error, IoContext, Result};
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -20,7 +20,11 @@ pub(crate) fn fork_single() -> Result<Side> {
     let threads = std::fs::read_dir("/proc/self/task")
         .io_context(|| "count threads")?
         .count();
-    assert_eq!(threads, 1, "the guard is forked before there are threads");
+    if threads != 1 {
+        return Err(Error::internal(format!(
+            "the guard must be forked from one thread, there are {threads}"
+        )));
+    }
     // SAFETY: there is one thread, this one, so that the child's memory is
     // consistent and no lock in it is held by a thread that it does not have.
     match unsafe { fork() }.io_context(|| "fork the supervisor")? {

@@ -34,20 +34,24 @@ fn client() {
 
 /// A client in a process of its own, once its container runs.
 fn client_of(world: &World) -> std::process::Child {
+    let client = launch_client(world);
+    until("the container runs", || {
+        read_init(&world.request.state_dir).unwrap().is_some()
+    });
+    client
+}
+
+fn launch_client(world: &World) -> std::process::Child {
     drop(world.prepare());
     let file = world.path("request.json");
     fs::write(&file, serde_json::to_vec(&world.request).unwrap()).unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "client"])
         .env(CLIENT, &file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .unwrap();
-    until("the container runs", || {
-        read_init(&world.request.state_dir).unwrap().is_some()
-    });
-    child
+        .unwrap()
 }
 
 fn status(world: &World) -> Option<u8> {
@@ -101,6 +105,23 @@ fn a_killed_client_leaves_the_container_running_and_its_end_is_cleaned_up() {
         fs::write(world.request.rootfs().join("stop"), "").unwrap();
         assert_cleaned(&world, &told);
         assert_eq!(status(&world), Some(6));
+    }
+}
+
+#[test]
+fn a_client_killed_while_it_starts_a_container_leaves_nothing_for_long() {
+    for delay in (0..45).step_by(3) {
+        let (world, told) = with_cleanup(World::new("exit 0"));
+        let mut client = launch_client(&world);
+        let log = world.request.state_dir.join("shim.log");
+        until("a shim", || log.exists());
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        client.kill().unwrap();
+        client.wait().unwrap();
+        until("the end of all", || world.processes().is_empty());
+        // Before the packet was sent there was nobody to clean up after.
+        assert!(told.exists() || read_intent(&world.request.state_dir).unwrap().is_none());
+        world.assert_gone();
     }
 }
 

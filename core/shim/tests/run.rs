@@ -38,6 +38,23 @@ fn exit_codes_and_signals_are_those_of_the_init() {
     }
 }
 
+/// A folder that an earlier run, or a crash, left its files in.
+#[test]
+fn a_container_can_be_run_again_and_has_its_own_exit() {
+    let mut world = World::new("exit 3");
+    for status in [3, 4] {
+        if status == 4 {
+            world.spec["process"]["args"][2] = "exit 4".into();
+            fs::write(world.request.state_dir.join("tty.sock"), "").unwrap();
+            world = world.terminal();
+        }
+        let (mut shim, _) = world.start();
+        assert_eq!(shim.wait_exit().unwrap().status(), status);
+        shim.finish().unwrap();
+    }
+    world.assert_gone();
+}
+
 #[test]
 fn a_signal_of_the_client_reaches_the_init() {
     // A real-time signal too: those have no name in most programs.

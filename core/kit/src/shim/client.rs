@@ -29,7 +29,7 @@ pub struct Started {
 /// A launched shim, in the hands of the command that launched it.
 ///
 /// Dropping it without [`finish`](Shim::finish) leaves the container to its
-/// shim.
+/// shim, which then is a zombie between its own end and that of this process.
 #[derive(Debug)]
 pub struct Shim {
     channel: Channel,
@@ -206,6 +206,7 @@ fn open_log(state_dir: &Path) -> Result<OwnedFd> {
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::APPEND
+        | OFlags::TRUNC
         | OFlags::NOFOLLOW
         | OFlags::CLOEXEC
         | OFlags::NOCTTY;

@@ -60,6 +60,6 @@ pub use message::{Hello, ToClient, ToShim, WireError};
 pub use recover::{kill_remains, recover};
 pub use request::{PROTOCOL, RuntimeRef, ShimRequest, read_request};
 pub use state::{
-    ExitRecord, ExitSource, InitRecord, Intent, LOG, read_exit, read_init, read_intent, write_exit,
-    write_init, write_intent,
+    ExitRecord, ExitSource, InitRecord, Intent, LOG, clear, read_exit, read_init, read_intent,
+    write_exit, write_init, write_intent,
 };

@@ -120,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn what_ran_before_a_reboot_has_ended_unseen() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut init = record(std::process::id());
+        init.process.boot_id = "another boot".into();
+        write_init(dir.path(), &init).expect("write");
+        let exit = recover(dir.path()).expect("recover").expect("record");
+        assert_eq!((exit.status(), exit.source), (255, ExitSource::Unknown));
+    }
+
+    #[test]
     fn a_reused_pid_is_not_killed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut init = record(std::process::id());

@@ -166,6 +166,21 @@ pub fn write_exit(state_dir: &Path, exit: ExitRecord) -> Result<ExitRecord> {
     Ok(exit)
 }
 
+/// Removes what an earlier run of the container left here; its exit would
+/// otherwise be taken for that of the next.
+pub fn clear(state_dir: &Path) -> Result<()> {
+    for name in [INTENT, INIT, EXIT] {
+        let path = state_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", path.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn read<T: for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<Option<T>> {
     let path = dir.join(name);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -211,6 +226,9 @@ mod tests {
         // A later finding does not change what was told.
         let second = write_exit(dir.path(), ExitRecord::inferred()).expect("write");
         assert_eq!(second, exit);
+        clear(dir.path()).expect("clear");
+        assert_eq!(read_exit(dir.path()), Ok(None));
+        clear(dir.path()).expect("nothing is left to clear");
     }
 
     #[test]
