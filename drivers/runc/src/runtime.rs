@@ -72,7 +72,17 @@ impl Runtime for Runc {
     }
 
     fn run(&self, id: &ContainerId, request: CreateRequest) -> Result<StartedProcess> {
-        self.make("run", id, request)
+        if self.is_runc {
+            return self.make("run", id, request);
+        }
+        // `crun run --detach` reaps an init that ends at once, and its exit
+        // status is lost.
+        let process = self.make("create", id, request)?;
+        if let Err(error) = self.start(id) {
+            let _ = self.delete(id, DeleteMode::Force);
+            return Err(error);
+        }
+        Ok(process)
     }
 
     fn start(&self, id: &ContainerId) -> Result<()> {
