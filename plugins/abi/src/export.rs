@@ -7,7 +7,7 @@
 /// One or several of `runtime:`, `snapshotter:` and `content:`, each with a
 /// type that implements [`Driver`](crate::Driver) and the trait of that kind:
 ///
-/// ```ignore
+/// ```text
 /// containerkit_plugin::export_driver!(snapshotter: containerkit_overlay::Overlay);
 /// containerkit_plugin::export_driver!(snapshotter: Tree, content: Blobs);
 /// ```

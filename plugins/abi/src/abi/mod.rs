@@ -27,6 +27,9 @@ pub mod logger;
 pub mod mirror;
 pub mod value;
 
+#[cfg(all(test, target_pointer_width = "64"))]
+mod layout_tests;
+
 #[cfg(feature = "host")]
 pub mod context;
 #[cfg(feature = "host")]

@@ -124,7 +124,7 @@ fn mutations_are_answered() {
         1 << 32,
     ];
     let (mut good, mut bad) = (0, 0);
-    for _ in 0..200_000 {
+    for _ in 0..50_000 {
         let mut file = whole.clone();
         for _ in 0..=next() % 3 {
             let at = next() as usize % file.len();
@@ -140,5 +140,5 @@ fn mutations_are_answered() {
             Err(_) => bad += 1,
         }
     }
-    assert!(good > 1000 && bad > 1000, "{good} {bad}");
+    assert!(good > 500 && bad > 500, "{good} {bad}");
 }
