@@ -168,8 +168,12 @@ fn write(
         (CHAIN_LABEL.to_string(), key.to_string()),
         (PROCESS_LABEL.to_string(), identity),
     ]);
+    let base = match parent {
+        None => Base::Yes,
+        Some(_) => Base::No,
+    };
     let mounts = snapshotter.prepare(&active, parent, &labels)?;
-    let result = fill(&mounts, stream, layer, options).and_then(|applied| {
+    let result = fill(&mounts, stream, layer, base, options).and_then(|applied| {
         match snapshotter.commit(key, &active, &CommitOptions::default()) {
             Ok(_) => Ok((applied, true)),
             // Somebody with other locks was faster.
@@ -186,17 +190,41 @@ fn write(
     result.map(|(applied, _)| applied)
 }
 
+/// Whether a layer lies on nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    Yes,
+    No,
+}
+
+const EPOCH: rustix::fs::Timestamps = {
+    let zero = rustix::fs::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    rustix::fs::Timestamps {
+        last_access: zero,
+        last_modification: zero,
+    }
+};
+
 /// Writes a layer through the snapshot's mounts; they are gone, and the data
 /// durable, when it returns.
 fn fill(
     mounts: &[containerkit::Mount],
     mut stream: Stream,
     layer: &Layer,
+    base: Base,
     options: &UnpackOptions<'_>,
 ) -> Result<Applied> {
     let tree = mounter::mount_detached(mounts)?;
     // Opened before the first write, so that it learns of every failed one.
     let root = open_root(&tree)?;
+    if base == Base::Yes {
+        // A layer need not have an entry for the root: then it was made by
+        // nobody, and not just now.
+        rustix::fs::futimens(&root, &EPOCH).io_context(|| "set the time of the root")?;
+    }
     let applied = apply(
         &mut stream,
         root.as_fd(),

@@ -154,7 +154,13 @@ impl<'a> Tree<'a> {
     /// symlinks, and making what is missing, at the end of a dangling symlink
     /// too.
     fn walk(&mut self, path: &[u8], missing: Missing) -> Result<Option<Dir>> {
-        let failed = |errno| Error::io(format!("open folder {}", crate::show(path)), errno);
+        let failed = |errno| match errno {
+            Errno::LOOP => Error::invalid(format!(
+                "the symlinks on the way to folder {} do not end",
+                crate::show(path)
+            )),
+            errno => Error::io(format!("open folder {}", crate::show(path)), errno),
+        };
         match self.open(path, OFlags::PATH) {
             Ok(fd) => {
                 return Ok(Some(Dir {
@@ -212,6 +218,9 @@ impl<'a> Tree<'a> {
                     }
                     _ => return Ok(None),
                 },
+                // As text, what goes into a missing folder and out again
+                // stays where it was.
+                Err(Errno::NOENT) if leaves_again(&mut parts) => {}
                 Err(Errno::NOENT) if missing == Missing::Make => {
                     self.changing(&here)?;
                     here = self.mkdir(&here, &name, next)?;
@@ -345,6 +354,20 @@ fn push_front(parts: &mut VecDeque<Vec<u8>>, path: &[u8]) {
             parts.push_front(part.to_vec());
         }
     }
+}
+
+/// Whether the path comes back by `..` out of a folder that it has entered;
+/// if so, the parts up to there are taken off.
+fn leaves_again(parts: &mut VecDeque<Vec<u8>>) -> bool {
+    let mut depth = 1u32;
+    for (index, part) in parts.iter().enumerate() {
+        depth = if part == b".." { depth - 1 } else { depth + 1 };
+        if depth == 0 {
+            parts.drain(..=index);
+            return true;
+        }
+    }
+    false
 }
 
 /// Opens a folder in a folder, to list or change it.

@@ -363,7 +363,7 @@ impl<S: Source> Reader<S> {
             return Ok(Block::End);
         }
         let bytes = header.as_bytes();
-        let claimed = unsigned(&bytes[148..156], "checksum")?;
+        let claimed = unsigned(&bytes[148..156], "checksum").ok();
         let spaced = bytes[..148].iter().chain(&[b' '; 8]).chain(&bytes[156..]);
         let (mut sum, mut signed_sum) = (0u64, 0i64);
         for byte in spaced {
@@ -371,7 +371,7 @@ impl<S: Source> Reader<S> {
             signed_sum += i64::from(*byte as i8);
         }
         // Historic writers summed signed bytes.
-        if claimed != sum && i64::try_from(claimed) != Ok(signed_sum) {
+        if claimed != Some(sum) && claimed != u64::try_from(signed_sum).ok() {
             return Err(Error::data_loss(format!(
                 "a header's checksum is wrong at byte {}",
                 self.position - BLOCK
