@@ -1,2 +1,95 @@
-//! The binary.
-fn main() {}
+//! The `containerkit` command.
+//!
+//! What lives here: arguments, output, exit statuses, the terminal. What a
+//! library user would miss lives in the crates below.
+
+mod app;
+mod args;
+mod cmd;
+mod logger;
+mod output;
+mod terminal;
+mod usage;
+
+use std::process::ExitCode;
+
+use containerkit::{Error, Result};
+
+/// How a command ended when it did not fail.
+pub(crate) enum Outcome {
+    /// Done.
+    Success,
+    /// Done, and this is the status of what it did.
+    Status(u8),
+}
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        // One line and no backtrace: a user can do nothing with either.
+        log::debug!("{info}");
+    }));
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let failure = usage::failure_status(&words);
+    let ran = std::panic::catch_unwind(|| match usage::parse(words) {
+        usage::Parsed::Run(cli) => dispatch(*cli, failure),
+        usage::Parsed::Ended(status) => ExitCode::from(status),
+    });
+    match ran {
+        Ok(code) => code,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            output::print_error(
+                &Error::internal(format!("containerkit: a defect: {text}"))
+                    .with_hint("run again with --log-level debug, and report both lines"),
+            );
+            ExitCode::from(failure.general)
+        }
+    }
+}
+
+fn dispatch(cli: args::Cli, failure: usage::FailureStatus) -> ExitCode {
+    match run(cli) {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::Status(status)) => ExitCode::from(status),
+        Err(error) => {
+            output::print_error(&error);
+            let status = error
+                .exec_failure()
+                .filter(|_| failure.exec)
+                .map_or(failure.general, |exec| exec.exit_status());
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn run(cli: args::Cli) -> Result<Outcome> {
+    use args::Command;
+    let global = cli.global;
+    logger::init(global.log_level);
+    match cli.command {
+        Command::Version => cmd::system::version(global.format),
+        Command::Completion { shell } => cmd::system::completion(shell),
+        Command::Config(command) => cmd::config::run(&global, command),
+        command => {
+            let app = app::App::open(&global)?;
+            match command {
+                Command::Run(args) => cmd::run::run(&app, *args),
+                Command::Ps(args) => cmd::container::ps(&app, args),
+                Command::Inspect { ids } => cmd::container::inspect(&app, &ids),
+                Command::Delete { force, ids } => cmd::container::delete(&app, force, &ids),
+                Command::Image(command) => cmd::image::run(&app, command),
+                Command::Content(command) => cmd::content::run(&app, command),
+                Command::Snapshot(command) => cmd::snapshot::run(&app, command),
+                Command::Driver(command) => cmd::driver::run(&app, command),
+                Command::Info => cmd::system::info(&app),
+                Command::Version | Command::Completion { .. } | Command::Config(_) => {
+                    Err(Error::internal("handled above"))
+                }
+            }
+        }
+    }
+}

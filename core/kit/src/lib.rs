@@ -11,12 +11,14 @@
 //! | [`driver`], [`kit`] | what every driver has; how instances are reached |
 //! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
+//! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`] | what the kit remembers |
 //! | [`shim`] | the supervisor of one container, from outside |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 
 pub mod bundle;
+pub mod container;
 pub mod content;
 pub mod digest;
 pub mod driver;

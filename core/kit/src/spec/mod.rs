@@ -22,6 +22,7 @@ mod linux;
 mod mounts;
 pub mod parse;
 pub mod path;
+pub mod program;
 pub mod seccomp;
 mod syscalls;
 pub mod user;

@@ -1,0 +1,484 @@
+//! The command line as clap sees it: names and flags, no behaviour.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
+
+use crate::output::Format;
+
+/// Containers, images and their drivers on one host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "containerkit",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Accepted before and after every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: $CONTAINERKIT_CONFIG, /etc/containerkit/containerkit.toml, built-in]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of persistent data
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Folder of run-time data
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_level)]
+    pub(crate) log_level: Option<LevelFilter>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+}
+
+fn parse_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "error" => Ok(LevelFilter::Error),
+        "warn" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        "trace" => Ok(LevelFilter::Trace),
+        _ => Err("want error, warn, info, debug or trace".into()),
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new container, in the foreground
+    Run(Box<RunArgs>),
+    /// List containers
+    Ps(PsArgs),
+    /// Show containers in full
+    Inspect {
+        /// Container names, ids or unambiguous prefixes
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Remove containers
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Kill what still runs; what is gone already is fine
+        #[arg(short, long)]
+        force: bool,
+        /// Container names, ids or unambiguous prefixes
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Blobs of the content store
+    #[command(subcommand)]
+    Content(ContentCommand),
+    /// Snapshots
+    Snapshot(SnapshotCommand),
+    /// Drivers
+    #[command(subcommand)]
+    Driver(DriverCommand),
+    /// Configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Versions of the command and the driver ABI
+    Version,
+    /// Folders, drivers and defaults in use
+    Info,
+    /// Print a completion script
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Pass standard input to the container
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Set a variable; a bare name is taken from the caller
+    #[arg(short, long, value_name = "K=V")]
+    pub(crate) env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Working folder
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// USER[:GROUP], by name or number
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Bind a path: SRC:DST[:ro]
+    #[arg(short, long, value_name = "SRC:DST[:ro]")]
+    pub(crate) volume: Vec<String>,
+    /// type=bind|tmpfs,source=…,target=…[,readonly]
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) mount: Vec<String>,
+    /// DST[:OPTIONS]
+    #[arg(long, value_name = "DST")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Memory limit: bytes, or with k, m, g
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// CPUs, such as 1.5
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<String>,
+    /// Limit of tasks
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) pids_limit: Option<String>,
+    /// Add a capability, or ALL
+    #[arg(long, value_name = "CAP")]
+    pub(crate) cap_add: Vec<String>,
+    /// Drop a capability, or ALL
+    #[arg(long, value_name = "CAP")]
+    pub(crate) cap_drop: Vec<String>,
+    /// All capabilities and devices, no seccomp, nothing masked
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// seccomp=FILE|unconfined, no-new-privileges
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
+    /// NAME=SOFT[:HARD]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) ulimit: Vec<String>,
+    /// Host name in the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Network: none (only lo) or host
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) net: Net,
+    /// Replace the image's entrypoint
+    #[arg(long, value_name = "CMD")]
+    pub(crate) entrypoint: Option<String>,
+    /// Label of the container
+    #[arg(long, value_name = "K=V")]
+    pub(crate) label: Vec<String>,
+    /// Annotation of the OCI spec
+    #[arg(long, value_name = "K=V")]
+    pub(crate) annotation: Vec<String>,
+    /// HOST[:CONTAINER[:rwm]]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Vec<String>,
+    /// Signal that asks the container to end
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// Runtime instance of the configuration
+    #[arg(long, value_name = "NAME")]
+    pub(crate) runtime: Option<String>,
+    /// Snapshotter instance of the configuration
+    #[arg(long, value_name = "NAME")]
+    pub(crate) snapshotter: Option<String>,
+    /// Run on this folder instead of an image; every word is the command
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// Write the container's id to a new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Write the pid of the container's process to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// IMAGE [CMD…]: every word after IMAGE is the container's
+    #[arg(trailing_var_arg = true, required = true, value_name = "IMAGE")]
+    pub(crate) words: Vec<String>,
+}
+
+/// `--net`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// Only lo.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Those that have ended too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+/// `image`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Import an OCI layout or docker archive, and unpack it
+    Import {
+        /// A layout's folder, or an archive: tar, gzip or zstd
+        path: PathBuf,
+        /// Name of the image
+        #[arg(long, value_name = "REF")]
+        name: Option<String>,
+        /// Do not unpack
+        #[arg(long)]
+        no_unpack: bool,
+        /// OS/ARCH[/VARIANT] to unpack
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
+    },
+    /// List images
+    Ls,
+    /// Show images in full
+    Inspect {
+        /// Image names
+        #[arg(required = true, value_name = "REF")]
+        names: Vec<String>,
+        /// OS/ARCH[/VARIANT] to show
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
+    },
+    /// Show what made an image
+    History {
+        /// Image name
+        #[arg(value_name = "REF")]
+        name: String,
+    },
+    /// Give an image a further name
+    Tag {
+        /// Existing name
+        #[arg(value_name = "SRC")]
+        source: String,
+        /// New name
+        #[arg(value_name = "DST")]
+        target: String,
+    },
+    /// Forget names of images
+    Rm {
+        /// Forget even what a container was made from
+        #[arg(short, long)]
+        force: bool,
+        /// Image names
+        #[arg(required = true, value_name = "REF")]
+        names: Vec<String>,
+    },
+    /// Unpack an image into the snapshotter
+    Unpack {
+        /// Image name
+        #[arg(value_name = "REF")]
+        name: String,
+        /// Snapshotter instance
+        #[arg(long, value_name = "NAME")]
+        snapshotter: Option<String>,
+        /// OS/ARCH[/VARIANT] to unpack
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
+    },
+    /// Mount an image read-only on a folder
+    Mount {
+        /// Image name
+        #[arg(value_name = "REF")]
+        name: String,
+        /// Where, an existing folder
+        dir: PathBuf,
+        /// Snapshotter instance
+        #[arg(long, value_name = "NAME")]
+        snapshotter: Option<String>,
+    },
+    /// Take an image's mount away
+    Unmount {
+        /// Where it is mounted
+        dir: PathBuf,
+    },
+}
+
+/// `content`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContentCommand {
+    /// List blobs
+    Ls,
+    /// Write a blob to standard output
+    Get {
+        /// Digest
+        digest: String,
+    },
+    /// Show what is known of a blob
+    Info {
+        /// Digest
+        digest: String,
+    },
+    /// Hash blobs again: all, or those named
+    Verify {
+        /// Digests
+        digests: Vec<String>,
+    },
+    /// Ingest standard input
+    Ingest {
+        /// Name of the ingest; the same name resumes it
+        #[arg(long = "ref", value_name = "REF")]
+        name: String,
+        /// Digest that the data must have
+        #[arg(long, value_name = "DIGEST")]
+        digest: Option<String>,
+        /// Bytes that the data must have
+        #[arg(long, value_name = "N")]
+        size: Option<u64>,
+    },
+    /// List ingests
+    Status,
+    /// Drop an ingest
+    Abort {
+        /// Name of the ingest
+        #[arg(value_name = "REF")]
+        name: String,
+    },
+    /// Delete blobs
+    Delete {
+        /// Digests
+        #[arg(required = true)]
+        digests: Vec<String>,
+    },
+    /// Change a blob's labels: K=V sets, K= removes
+    Label {
+        /// Digest
+        digest: String,
+        /// Changes
+        #[arg(required = true, value_name = "K=V")]
+        labels: Vec<String>,
+    },
+}
+
+/// `snapshot`.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotCommand {
+    /// Snapshotter instance
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) snapshotter: Option<String>,
+    #[command(subcommand)]
+    pub(crate) action: SnapshotAction,
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotAction {
+    /// List snapshots
+    Ls,
+    /// Show snapshots as a tree
+    Tree,
+    /// Make a writable snapshot and print its mounts
+    Prepare {
+        /// Key
+        key: String,
+        /// Committed parent
+        parent: Option<String>,
+    },
+    /// Make a read-only snapshot and print its mounts
+    View {
+        /// Key
+        key: String,
+        /// Committed parent
+        parent: Option<String>,
+    },
+    /// Print the mounts of a snapshot
+    Mounts {
+        /// Key
+        key: String,
+    },
+    /// Commit an active snapshot under a new key
+    Commit {
+        /// New key
+        name: String,
+        /// Active key
+        key: String,
+    },
+    /// Remove snapshots
+    Rm {
+        /// Keys
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Show what snapshots take on disk
+    Usage {
+        /// Keys; all without one
+        keys: Vec<String>,
+    },
+    /// Change a snapshot's labels: K=V sets, K= removes
+    Label {
+        /// Key
+        key: String,
+        /// Changes
+        #[arg(required = true, value_name = "K=V")]
+        labels: Vec<String>,
+    },
+}
+
+/// `driver`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DriverCommand {
+    /// Load every configured driver and list them
+    Ls,
+    /// Show a driver: an instance's name, or a path with a slash
+    Inspect {
+        /// Instance or path
+        #[arg(value_name = "NAME|PATH")]
+        target: String,
+    },
+    /// Show every path tried for every configured driver
+    Trace,
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the built-in default
+    Default,
+    /// Print the configuration in effect
+    Dump,
+    /// Check the configuration, driver options included
+    Check,
+    /// Print the JSON schema of the configuration
+    Schema,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_word_after_the_image_is_the_containers() {
+        let cli = Cli::try_parse_from([
+            "containerkit",
+            "run",
+            "--rm",
+            "busybox",
+            "--root",
+            "x",
+            "-t",
+        ])
+        .expect("parse");
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.words, ["busybox", "--root", "x", "-t"]);
+        assert!(cli.global.root.is_none() && !run.tty);
+    }
+}

@@ -1,0 +1,39 @@
+//! `config`: what is configured, and whether it holds.
+
+use containerkit::{Error, Result};
+use containerkit_config::Config;
+
+use crate::Outcome;
+use crate::app::flags;
+use crate::args::{ConfigCommand, Global};
+use crate::output;
+
+pub(crate) fn run(global: &Global, command: ConfigCommand) -> Result<Outcome> {
+    match command {
+        ConfigCommand::Default => output::print_text(Config::default_toml()),
+        ConfigCommand::Schema => output::print_json(&Config::schema())?,
+        ConfigCommand::Dump => output::print_text(&Config::load(&flags(global)?)?.dump()),
+        ConfigCommand::Check => return check(global),
+    }
+    Ok(Outcome::Success)
+}
+
+/// Every problem is a line; the first is the error, the others its hints.
+fn check(global: &Global) -> Result<Outcome> {
+    let config = Config::load(&flags(global)?)?;
+    let problems = containerkit_config::check(&config);
+    let Some((first, rest)) = problems.split_first() else {
+        output::print_line("the configuration is valid");
+        return Ok(Outcome::Success);
+    };
+    let rest: Vec<String> = rest
+        .iter()
+        .map(|problem| format!("also: {}", problem.error))
+        .collect();
+    let error = Error::invalid(format!("the configuration is not valid: {}", first.error));
+    Err(if rest.is_empty() {
+        error
+    } else {
+        error.with_hint(rest.join("\n"))
+    })
+}

@@ -1,0 +1,201 @@
+//! `driver`: what is configured, what loads, and why something does not.
+
+use std::path::Path;
+
+use containerkit::{DriverInfo, DriverKind, Error, InstanceName, Result};
+use containerkit_config::DriverStatus;
+use containerkit_plugin::host::Library;
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::app::App;
+use crate::args::DriverCommand;
+use crate::output::{self, Format};
+
+pub(crate) fn run(app: &App, command: DriverCommand) -> Result<Outcome> {
+    match command {
+        DriverCommand::Ls => ls(app),
+        DriverCommand::Inspect { target } => inspect(app, &target),
+        DriverCommand::Trace => trace(app),
+    }
+}
+
+fn to_json(status: &DriverStatus) -> Value {
+    json!({
+        "kind": status.kind,
+        "instance": status.instance,
+        "driver": status.driver,
+        "version": status.version,
+        "abi": status.abi,
+        "path": status.path,
+        "sha256": status.sha256,
+        "capabilities": status.capabilities,
+        "status": if status.reason.is_none() { "ok" } else { "failed" },
+        "reason": status.reason,
+        "default": status.default,
+    })
+}
+
+/// One line a driver; a failed one fails the command, so that scripts see it.
+fn ls(app: &App) -> Result<Outcome> {
+    let all = app.drivers.status_all();
+    if app.format == Format::Json {
+        output::print_json(&all.iter().map(to_json).collect::<Vec<_>>())?;
+        return Ok(Outcome::Success);
+    }
+    let dash = || "-".to_string();
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|status| {
+            vec![
+                status.kind.to_string(),
+                format!(
+                    "{}{}",
+                    status.instance,
+                    if status.default { " *" } else { "" }
+                ),
+                status.driver.clone().unwrap_or_else(dash),
+                status.version.clone().unwrap_or_else(dash),
+                status.abi.clone().unwrap_or_else(dash),
+                status
+                    .path
+                    .as_ref()
+                    .map_or_else(dash, |path| path.display().to_string()),
+                status
+                    .reason
+                    .as_ref()
+                    .map_or("ok".into(), |why| format!("failed: {why}")),
+            ]
+        })
+        .collect();
+    output::print_table(
+        &[
+            "KIND", "INSTANCE", "DRIVER", "VERSION", "ABI", "PATH", "STATUS",
+        ],
+        &rows,
+    );
+    Ok(Outcome::Success)
+}
+
+/// A value with a slash is a path; a bare one is an instance's name.
+fn inspect(app: &App, target: &str) -> Result<Outcome> {
+    let (library, statuses) = if target.contains('/') {
+        let path = std::path::absolute(Path::new(target))
+            .map_err(|e| Error::io("find the current folder", e))?;
+        (Library::load(&path, None)?, Vec::new())
+    } else {
+        let name: InstanceName = target.parse()?;
+        let statuses: Vec<DriverStatus> = app
+            .drivers
+            .status_all()
+            .into_iter()
+            .filter(|s| s.instance == name)
+            .collect();
+        let Some(kind) = statuses.first().map(|s| s.kind) else {
+            let known: Vec<String> = app
+                .config
+                .instances
+                .keys()
+                .map(|(kind, name)| format!("{kind} {name}"))
+                .collect();
+            return Err(
+                Error::not_found(format!("driver instance {name} is not configured"))
+                    .with_hint(format!("configured: {}", known.join(", "))),
+            );
+        };
+        let resolved = app.drivers.resolve(kind, &name)?;
+        (
+            Library::load(&resolved.path, resolved.pin.as_ref())?,
+            statuses,
+        )
+    };
+    let infos: Vec<DriverInfo> = library
+        .kinds()
+        .into_iter()
+        .map(|kind| library.info(kind))
+        .collect::<Result<_>>()?;
+    let sha256 = library.sha256()?;
+    if app.format == Format::Json {
+        output::print_json(&json!({
+            "path": library.path(),
+            "abi": library.abi_version().to_string(),
+            "sha256": sha256,
+            "drivers": infos,
+            "instances": statuses.iter().map(to_json).collect::<Vec<_>>(),
+        }))?;
+        return Ok(Outcome::Success);
+    }
+    output::print_line(&format!("path      {}", library.path().display()));
+    output::print_line(&format!("sha256    {}", sha256.hex()));
+    output::print_line(&format!("abi       {}", library.abi_version()));
+    for info in &infos {
+        output::print_line(&format!(
+            "driver    {} {} ({})",
+            info.name, info.version, info.kind
+        ));
+        for option in &info.options {
+            let default = match option.default.as_str() {
+                "" => String::new(),
+                default => format!(" [default: {default}]"),
+            };
+            output::print_line(&format!(
+                "  option  {} ({}): {}{default}",
+                option.name,
+                option.kind.name(),
+                option.help
+            ));
+        }
+    }
+    for status in &statuses {
+        output::print_line(&format!(
+            "instance  {} {}: {}",
+            status.kind,
+            status.instance,
+            status
+                .reason
+                .clone()
+                .unwrap_or_else(|| status.capabilities.join(" "))
+        ));
+    }
+    Ok(Outcome::Success)
+}
+
+fn trace(app: &App) -> Result<Outcome> {
+    let mut report = Vec::new();
+    let statuses = app.drivers.status_all();
+    for ((kind, name), instance) in &app.config.instances {
+        let (_, tried) =
+            containerkit_plugin::host::search(&instance.driver, &app.config.driver_path, true);
+        let outcome = statuses
+            .iter()
+            .find(|s| s.kind == *kind && s.instance == *name)
+            .and_then(|s| s.reason.clone());
+        if app.format == Format::Text {
+            print_trace(*kind, name, &instance.driver, outcome.as_deref());
+            for step in &tried {
+                output::print_line(&format!("  {}: {}", step.path.display(), step.outcome));
+            }
+        }
+        let tried: Vec<Value> = tried
+            .iter()
+            .map(|step| json!({ "path": step.path, "outcome": step.outcome }))
+            .collect();
+        report.push(json!({
+            "kind": kind,
+            "instance": name,
+            "file": instance.driver,
+            "tried": tried,
+            "status": if outcome.is_none() { "ok" } else { "failed" },
+            "reason": outcome,
+        }));
+    }
+    if app.format == Format::Json {
+        output::print_json(&report)?;
+    }
+    Ok(Outcome::Success)
+}
+
+fn print_trace(kind: DriverKind, name: &InstanceName, file: &str, reason: Option<&str>) {
+    let outcome = reason.map_or("loaded".into(), |why| format!("failed: {why}"));
+    output::print_line(&format!("{kind} {name} ({file}): {outcome}"));
+}

@@ -1,0 +1,402 @@
+//! `image`: names of images, and what is behind them.
+
+use std::path::Path;
+
+use containerkit::oci_spec::image::Descriptor;
+use containerkit::record::ImageRecord;
+use containerkit::value::all_pages;
+use containerkit::{
+    Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey, Timestamp, mounter,
+};
+use containerkit_image::{ImportOptions, Imported};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::app::{App, descriptor, existing_dir, platform_choice};
+use crate::args::ImageCommand;
+use crate::output::{self, Format, human_size};
+
+pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
+    match command {
+        ImageCommand::Import {
+            path,
+            name,
+            no_unpack,
+            platform,
+        } => import(app, &path, name.as_deref(), !no_unpack, platform.as_deref()),
+        ImageCommand::Ls => ls(app),
+        ImageCommand::Inspect { names, platform } => inspect(app, &names, platform.as_deref()),
+        ImageCommand::History { name } => history(app, &name),
+        ImageCommand::Tag { source, target } => tag(app, &source, &target),
+        ImageCommand::Rm { force, names } => rm(app, force, &names),
+        ImageCommand::Unpack {
+            name,
+            snapshotter,
+            platform,
+        } => {
+            let record = app.image(&name)?;
+            unpack(app, &record, snapshotter.as_deref(), platform.as_deref())?;
+            Ok(Outcome::Success)
+        }
+        ImageCommand::Mount {
+            name,
+            dir,
+            snapshotter,
+        } => mount(app, &name, &dir, snapshotter.as_deref()),
+        ImageCommand::Unmount { dir } => unmount(app, &dir),
+    }
+}
+
+/// Blobs first, then the layers, then the names: a killed import has no name
+/// that promises what is not there.
+fn import(
+    app: &App,
+    path: &Path,
+    name: Option<&str>,
+    unpack_too: bool,
+    platform: Option<&str>,
+) -> Result<Outcome> {
+    let name: Option<Reference> = name.map(str::parse).transpose()?;
+    let choice = platform_choice(platform)?;
+    let store = app.content()?;
+    let scratch = app.config.state.join("scratch");
+    containerkit::fs::ensure_dir(&app.config.state, 0o711)?;
+    containerkit::fs::ensure_dir(&scratch, 0o700)?;
+    let mut options = ImportOptions::new(scratch);
+    options.platform = Some(choice);
+    let ignore = containerkit_image::event::ignore;
+    let imported = containerkit_image::import(&*store.driver, path, &options, &ignore)?;
+    let named = names(path, imported, name)?;
+    let now = Timestamp::now();
+    let mut records = Vec::new();
+    for (name, target) in named {
+        records.push(ImageRecord {
+            name,
+            digest: target.digest().to_string().parse()?,
+            media_type: target.media_type().to_string(),
+            size: target.size(),
+            content: store.stamp.instance.clone(),
+            labels: Labels::new(),
+            created: now,
+            updated: now,
+        });
+    }
+    if unpack_too {
+        for record in &records {
+            unpack(app, record, None, platform)?;
+        }
+    }
+    let mut report = Vec::new();
+    for record in &records {
+        let record = app.records()?.put_image(record)?;
+        if app.format == Format::Text {
+            output::print_line(&format!("{} {}", record.name, record.digest));
+        }
+        report.push(json!({ "name": record.name, "digest": record.digest }));
+    }
+    if app.format == Format::Json {
+        output::print_json(&report)?;
+    }
+    Ok(Outcome::Success)
+}
+
+/// The name to record for each image of an archive.
+fn names(
+    path: &Path,
+    imported: Vec<Imported>,
+    name: Option<Reference>,
+) -> Result<Vec<(Reference, Descriptor)>> {
+    if let Some(name) = name {
+        let mut targets: Vec<Descriptor> = imported.into_iter().map(|i| i.target).collect();
+        targets.dedup_by(|a, b| a.digest() == b.digest());
+        return match <[_; 1]>::try_from(targets) {
+            Ok([target]) => Ok(vec![(name, target)]),
+            Err(targets) => Err(Error::invalid(format!(
+                "{} holds {} images, and --name names one",
+                path.display(),
+                targets.len()
+            ))
+            .with_hint("import without --name to take the names in the archive")),
+        };
+    }
+    let count = imported.len();
+    let mut named = Vec::new();
+    for image in imported {
+        let name = match image.name.as_deref() {
+            // A layout's ref name is often a bare tag: the folder's name is
+            // then the repository, as other tools have it.
+            Some(text) if text.contains(['/', ':']) => text.parse::<Reference>()?,
+            Some(tag) => fallback_name(path)?.with_tag(tag)?,
+            None if count == 1 => fallback_name(path)?,
+            None => {
+                return Err(Error::invalid(format!(
+                    "{} holds {count} images and not all have a name",
+                    path.display()
+                ))
+                .with_hint("copy the image you want into a layout of its own, and give --name"));
+            }
+        };
+        named.push((name, image.target));
+    }
+    Ok(named)
+}
+
+/// The file's or folder's name without its archive suffix, as a repository.
+fn fallback_name(path: &Path) -> Result<Reference> {
+    let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let name = full
+        .file_name()
+        .map(|n| n.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
+    let stem = [".tar.gz", ".tar.zst", ".tgz", ".tar"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(&name);
+    stem.parse::<Reference>().map_err(|error| {
+        error
+            .context(format!("{} names no image", path.display()))
+            .with_hint("give --name")
+    })
+}
+
+/// Unpacks for a platform; the top layer's key.
+fn unpack(
+    app: &App,
+    record: &ImageRecord,
+    snapshotter: Option<&str>,
+    platform: Option<&str>,
+) -> Result<Option<SnapshotKey>> {
+    let (store, image) = app.resolve(record, platform)?;
+    let snapshotter = app.snapshotter(snapshotter)?;
+    app.unpack(&*store.driver, &snapshotter, &image)
+        .context(|| format!("unpack {}", record.name))
+}
+
+fn records(app: &App) -> Result<Vec<ImageRecord>> {
+    let records = app.records()?;
+    all_pages(
+        |page| records.images(page),
+        |record| record.name.to_string(),
+    )
+}
+
+fn ls(app: &App) -> Result<Outcome> {
+    let mut report = Vec::new();
+    let mut rows = Vec::new();
+    for record in records(app)? {
+        let (size, platforms, complete) = summary(app, &record).unwrap_or_else(|error| {
+            log::warn!("image {}: {error}", record.name);
+            (record.size, Vec::new(), false)
+        });
+        rows.push(vec![
+            record.name.to_string(),
+            record.digest.short().to_string(),
+            human_size(size),
+            platforms.join(","),
+            if complete {
+                record.created.to_string()
+            } else {
+                format!("{} (incomplete)", record.created)
+            },
+        ]);
+        report.push(json!({
+            "name": record.name,
+            "digest": record.digest,
+            "media_type": record.media_type,
+            "size": size,
+            "platforms": platforms,
+            "created": record.created,
+            "complete": complete,
+        }));
+    }
+    if app.format == Format::Json {
+        output::print_json(&report)?;
+    } else {
+        output::print_table(&["NAME", "DIGEST", "SIZE", "PLATFORMS", "CREATED"], &rows);
+    }
+    Ok(Outcome::Success)
+}
+
+/// Size for this host, platforms, and whether every blob is there.
+fn summary(app: &App, record: &ImageRecord) -> Result<(u64, Vec<String>, bool)> {
+    let store = app.content_of(record)?;
+    let target = descriptor(record)?;
+    let platforms = containerkit_image::platforms(&*store.driver, &target)?;
+    let missing = containerkit_image::is_complete(&*store.driver, &target)?;
+    let size = match app.resolve(record, None) {
+        Ok((_, image)) => image.size(),
+        // An image for other hosts only.
+        Err(_) => record.size,
+    };
+    Ok((size, platforms, missing.is_empty()))
+}
+
+fn inspect(app: &App, names: &[String], platform: Option<&str>) -> Result<Outcome> {
+    let mut report: Vec<Value> = Vec::new();
+    for name in names {
+        let record = app.image(name)?;
+        let (_, image) = app.resolve(&record, platform)?;
+        let layers: Vec<Value> = image
+            .layers
+            .iter()
+            .map(|layer| {
+                json!({
+                    "digest": layer.digest,
+                    "media_type": layer.descriptor.media_type().to_string(),
+                    "size": layer.descriptor.size(),
+                    "diff_id": layer.diff_id,
+                    "chain_id": layer.chain_id,
+                })
+            })
+            .collect();
+        report.push(json!({
+            "name": record.name,
+            "digest": record.digest,
+            "media_type": record.media_type,
+            "created": record.created,
+            "updated": record.updated,
+            "content": record.content,
+            "labels": record.labels,
+            "platform": image.platform,
+            "manifest_digest": image.manifest_descriptor.digest().to_string(),
+            "manifest": image.manifest,
+            "config_digest": image.config_descriptor.digest().to_string(),
+            "config": image.config,
+            "layers": layers,
+        }));
+    }
+    // A nested document is JSON for people too.
+    output::print_json(&report)?;
+    Ok(Outcome::Success)
+}
+
+fn history(app: &App, name: &str) -> Result<Outcome> {
+    let record = app.image(name)?;
+    let (_, image) = app.resolve(&record, None)?;
+    let entries = image.config.history().clone().unwrap_or_default();
+    if app.format == Format::Json {
+        output::print_json(&entries)?;
+        return Ok(Outcome::Success);
+    }
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .rev()
+        .map(|entry| {
+            vec![
+                entry.created().clone().unwrap_or_default(),
+                entry.empty_layer().unwrap_or(false).to_string(),
+                entry.created_by().clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output::print_table(&["CREATED", "EMPTY", "CREATED BY"], &rows);
+    Ok(Outcome::Success)
+}
+
+fn tag(app: &App, source: &str, target: &str) -> Result<Outcome> {
+    let record = app.image(source)?;
+    let name: Reference = target.parse()?;
+    let now = Timestamp::now();
+    app.records()?.put_image(&ImageRecord {
+        name,
+        created: now,
+        updated: now,
+        ..record
+    })?;
+    Ok(Outcome::Success)
+}
+
+/// Forgets names. Blobs and snapshots stay for the other names, and for `gc`.
+fn rm(app: &App, force: bool, names: &[String]) -> Result<Outcome> {
+    let records = app.records()?;
+    for typed in names {
+        let record = app.image(typed)?;
+        let last = records.images_of(&record.digest)?.len() == 1;
+        if last
+            && !force
+            && let Some(container) = records.image_in_use(&record.digest)?
+        {
+            return Err(Error::precondition(format!(
+                "image {} is in use by container {}",
+                record.name, container.name
+            ))
+            .with_hint(format!(
+                "remove the container with `containerkit delete {}`, or give --force",
+                container.name
+            )));
+        }
+        records.delete_image(&record.name)?;
+        output::print_line(&record.name.to_string());
+    }
+    Ok(Outcome::Success)
+}
+
+/// A view of the top layer, whose key tells the folder it is mounted on.
+fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result<Outcome> {
+    let dir = existing_dir(dir)?;
+    if mounter::is_mountpoint(&dir)? {
+        return Err(Error::precondition(format!(
+            "{} is a mount point already",
+            dir.display()
+        )));
+    }
+    let record = app.image(name)?;
+    let top = unpack(app, &record, snapshotter, None)?;
+    let snapshotter = app.snapshotter(snapshotter)?;
+    let key = mount_key(&dir)?;
+    let mut labels = Labels::new();
+    labels.insert(
+        "containerkit.mount".into(),
+        dir.to_string_lossy().into_owned(),
+    );
+    let mounts: Vec<Mount> = match snapshotter.view(&key, top.as_ref(), &labels) {
+        Ok(mounts) => mounts,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            // Nothing is mounted there: a killed command's leftover.
+            snapshotter.remove(&key)?;
+            snapshotter.view(&key, top.as_ref(), &labels)?
+        }
+        Err(error) => return Err(error),
+    };
+    let mounts: Vec<Mount> = mounts.into_iter().map(Mount::read_only).collect();
+    if let Err(error) = mounter::mount_all(&mounts, &dir) {
+        let _ = snapshotter.remove(&key);
+        return Err(error.context(format!("mount {} on {}", record.name, dir.display())));
+    }
+    output::print_line(&dir.display().to_string());
+    Ok(Outcome::Success)
+}
+
+fn unmount(app: &App, dir: &Path) -> Result<Outcome> {
+    let dir = existing_dir(dir)?;
+    let key = mount_key(&dir)?;
+    let mut known = false;
+    for (kind, name) in app.config.instances.keys() {
+        if *kind != containerkit::DriverKind::Snapshotter {
+            continue;
+        }
+        let snapshotter = app.snapshotter(Some(name.as_str()))?;
+        match snapshotter.stat(&key) {
+            Ok(_) => {
+                known = true;
+                mounter::unmount(&dir)?;
+                snapshotter.remove(&key)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if known {
+        Ok(Outcome::Success)
+    } else {
+        Err(Error::not_found(format!(
+            "no image is mounted on {}",
+            dir.display()
+        )))
+    }
+}
+
+fn mount_key(dir: &Path) -> Result<SnapshotKey> {
+    let digest = containerkit::Algorithm::Sha256.digest(dir.as_os_str().as_encoded_bytes());
+    format!("mount-{}", digest.hex()).parse()
+}

@@ -1,0 +1,294 @@
+//! `run`: a container in the foreground.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use containerkit::container::{Containers, NewContainer, RootSource};
+use containerkit::kit::Drivers;
+use containerkit::record::AfterExit;
+use containerkit::shim::{ExitRecord, RuntimeRef, Shim};
+use containerkit::spec::{self, NetworkMode, SpecRequest};
+use containerkit::{Context, DriverKind, Error, InstanceName, IoContext, Labels, Result, fs};
+
+use crate::Outcome;
+use crate::app::{App, existing_dir, split_pair};
+use crate::args::{Net, RunArgs};
+use crate::cmd::foreground::{self, Signals};
+
+pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
+    let signals = Signals::catch()?;
+    let containers = containers(app)?;
+    if let Some(path) = args.cidfile.as_deref().filter(|path| path.exists()) {
+        return Err(Error::already_exists(format!("cidfile {}", path.display()))
+            .with_hint("remove it when no container of it is in use"));
+    }
+    let new = request(app, &args)?;
+    let runtime = runtime_ref(app, new.runtime.as_ref())?;
+    let created = containers.create(new, &|| signals.interrupted())?;
+    let record = created.record.clone();
+    if let Some(path) = &args.cidfile {
+        let id = record.id.to_string();
+        fs::write_atomic(path, id.as_bytes(), 0o644, fs::Durability::Volatile)?;
+    }
+    let mut shim = match stdio(&args).and_then(|stdio| created.launch(runtime, stdio)) {
+        Ok(shim) => shim,
+        Err(error) => {
+            remove_cidfile(&args);
+            return Err(error);
+        }
+    };
+    match attend(&mut shim, &args, &signals) {
+        Ok(exit) if args.rm => {
+            let removed = containers.remove_ended(&record, shim);
+            remove_cidfile(&args);
+            removed.context(|| format!("remove container {}", record.name))?;
+            Ok(Outcome::Status(exit.status()))
+        }
+        Ok(exit) => {
+            shim.finish()
+                .context(|| format!("end container {}", record.name))?;
+            Ok(Outcome::Status(exit.status()))
+        }
+        Err(error) => {
+            // Whatever was started is ended; the first error is the one to tell.
+            let _ = shim.signal(9);
+            if let Err(second) = containers.remove_ended(&record, shim) {
+                log::warn!("clean up container {}: {second}", record.name);
+            }
+            remove_cidfile(&args);
+            Err(error)
+        }
+    }
+}
+
+fn remove_cidfile(args: &RunArgs) {
+    if let Some(path) = &args.cidfile {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn attend(shim: &mut Shim, args: &RunArgs, signals: &Signals) -> Result<ExitRecord> {
+    let started = shim.wait_started()?;
+    if let Some(path) = &args.pidfile {
+        let pid = started.pid.to_string();
+        fs::write_atomic(path, pid.as_bytes(), 0o644, fs::Durability::Volatile)?;
+    }
+    foreground::attend(shim, started, args.interactive, signals)
+}
+
+/// The descriptors that the container's process gets. With a terminal they
+/// serve nobody: the process gets the pty.
+fn stdio(args: &RunArgs) -> Result<[OwnedFd; 3]> {
+    let null = || -> Result<OwnedFd> {
+        let file = File::options().read(true).write(true).open("/dev/null");
+        Ok(file.io_context(|| "open /dev/null")?.into())
+    };
+    if args.tty {
+        return Ok([null()?, null()?, null()?]);
+    }
+    let own = |fd: std::os::fd::BorrowedFd<'_>| {
+        fd.try_clone_to_owned()
+            .io_context(|| "copy a standard stream")
+    };
+    let stdin = if args.interactive {
+        own(std::io::stdin().as_fd())?
+    } else {
+        null()?
+    };
+    Ok([
+        stdin,
+        own(std::io::stdout().as_fd())?,
+        own(std::io::stderr().as_fd())?,
+    ])
+}
+
+/// Containers with this command's configuration.
+pub(crate) fn containers(app: &App) -> Result<Containers> {
+    let binary = std::env::current_exe().io_context(|| "find the containerkit binary")?;
+    let shim = binary.with_file_name("containerkit-shim");
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let mut cleanup = vec![path(&binary)];
+    // A file named by the environment or by default is found again in the
+    // same way: the shim hands its environment on.
+    if let Some(file) = &app.config_flag {
+        cleanup.extend(["--config".into(), path(file)]);
+    }
+    cleanup.extend([
+        "--root".into(),
+        path(&app.config.root),
+        "--state".into(),
+        path(&app.config.state),
+        "delete".into(),
+        "--force".into(),
+    ]);
+    fs::ensure_dir(&app.config.state, 0o711)?;
+    Ok(Containers::new(
+        &app.config.root,
+        &app.config.state,
+        app.drivers.clone() as std::sync::Arc<dyn Drivers>,
+        std::sync::Arc::clone(app.records()?),
+        shim,
+        cleanup,
+    ))
+}
+
+fn runtime_ref(app: &App, instance: Option<&InstanceName>) -> Result<RuntimeRef> {
+    let name = instance.unwrap_or(&app.config.default.runtime);
+    let resolved = app.drivers.resolve(DriverKind::Runtime, name)?;
+    Ok(RuntimeRef {
+        library: resolved.path,
+        sha256: resolved.pin,
+        instance: resolved.context.instance.clone(),
+        root: resolved.context.root.clone(),
+        state: resolved.context.state.clone(),
+        options: resolved.context.options.clone(),
+    })
+}
+
+/// Flags to a request; everything is checked before anything is made.
+fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
+    let spec = spec_request(args)?;
+    let labels = pairs(&args.label, "label")?;
+    containerkit::value::check_labels(&labels)?;
+    let name = args.name.as_deref().map(str::parse).transpose()?;
+    let runtime: Option<InstanceName> = args.runtime.as_deref().map(str::parse).transpose()?;
+    let snapshotter: Option<InstanceName> =
+        args.snapshotter.as_deref().map(str::parse).transpose()?;
+    let source = match &args.rootfs {
+        Some(dir) => RootSource::Directory(existing_dir(dir)?),
+        None => image_source(app, &args.words[0], args.snapshotter.as_deref())?,
+    };
+    Ok(NewContainer {
+        name,
+        source,
+        spec,
+        runtime,
+        snapshotter,
+        after_exit: if args.rm {
+            AfterExit::Remove
+        } else {
+            AfterExit::Keep
+        },
+        labels,
+    })
+}
+
+/// The image, unpacked when its layers are not there yet.
+fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<RootSource> {
+    let record = app.image(typed)?;
+    let (store, image) = app.resolve(&record, None)?;
+    let snapshotter = app.snapshotter(snapshotter)?;
+    let top = app
+        .unpack(&*store.driver, &snapshotter, &image)
+        .context(|| format!("unpack {}", record.name))?;
+    Ok(RootSource::Image {
+        name: record.name,
+        digest: record.digest,
+        top,
+        config: image.config.config().clone().map(Box::new),
+    })
+}
+
+fn spec_request(args: &RunArgs) -> Result<SpecRequest> {
+    let mut env = Vec::new();
+    for file in &args.env_file {
+        env.extend(spec::parse::parse_env_file(file)?);
+    }
+    env.extend(args.env.iter().cloned());
+    let mut mounts = Vec::new();
+    for text in &args.volume {
+        mounts.push(spec::parse::parse_volume(&absolute_source(text)?)?);
+    }
+    for text in &args.mount {
+        mounts.push(spec::parse::parse_mount(text)?);
+    }
+    for text in &args.tmpfs {
+        mounts.push(spec::parse::parse_tmpfs(text)?);
+    }
+    let command = match &args.rootfs {
+        Some(_) => args.words.clone(),
+        None => args.words[1..].to_vec(),
+    };
+    let list = |words: &[String], parse: fn(&str) -> Result<_>| {
+        words
+            .iter()
+            .map(|word| parse(word))
+            .collect::<Result<Vec<_>>>()
+    };
+    Ok(SpecRequest {
+        command,
+        entrypoint: args.entrypoint.clone().map(|word| vec![word]),
+        env,
+        workdir: args.workdir.clone(),
+        user: args.user.clone(),
+        hostname: args.hostname.clone(),
+        terminal: args.tty,
+        read_only: args.read_only,
+        privileged: args.privileged,
+        cap_add: args.cap_add.clone(),
+        cap_drop: args.cap_drop.clone(),
+        mounts,
+        devices: args
+            .device
+            .iter()
+            .map(|text| spec::parse::parse_device(text))
+            .collect::<Result<_>>()?,
+        memory: args
+            .memory
+            .as_deref()
+            .map(spec::parse::parse_memory)
+            .transpose()?,
+        cpus: args
+            .cpus
+            .as_deref()
+            .map(spec::parse::parse_cpus)
+            .transpose()?,
+        pids_limit: args
+            .pids_limit
+            .as_deref()
+            .map(parse_pids_limit)
+            .transpose()?,
+        ulimits: list(&args.ulimit, spec::parse::parse_ulimit)?,
+        network: match args.net {
+            Net::None => NetworkMode::None,
+            Net::Host => NetworkMode::Host,
+        },
+        security: args
+            .security_opt
+            .iter()
+            .map(|text| spec::parse::parse_security(text))
+            .collect::<Result<_>>()?,
+        annotations: pairs(&args.annotation, "annotation")?,
+        stop_signal: args.stop_signal.clone(),
+        ..SpecRequest::default()
+    })
+}
+
+fn parse_pids_limit(text: &str) -> Result<i64> {
+    text.parse().map_err(|_| {
+        Error::invalid(format!(
+            "limit of tasks {}: want an integer, 0 or less for none",
+            containerkit::quote(text)
+        ))
+    })
+}
+
+/// A relative source that is meant as a path (`./x`) made absolute.
+fn absolute_source(text: &str) -> Result<String> {
+    match text.split_once(':') {
+        Some((source, rest)) if source.starts_with('.') => {
+            let full: PathBuf =
+                std::path::absolute(source).io_context(|| "find the current folder")?;
+            Ok(format!("{}:{rest}", full.display()))
+        }
+        _ => Ok(text.to_string()),
+    }
+}
+
+fn pairs(words: &[String], what: &str) -> Result<Labels> {
+    words
+        .iter()
+        .map(|word| split_pair(word, what).map(|(k, v)| (k.to_string(), v.to_string())))
+        .collect()
+}

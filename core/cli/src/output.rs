@@ -1,0 +1,142 @@
+//! Results to stdout, errors to stderr.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use containerkit::{Error, Result};
+use serde::Serialize;
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables for people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// A line keeps under 4096 bytes, with control characters escaped.
+pub(crate) fn one_line(text: &str) -> String {
+    const LIMIT: usize = 4000;
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if line.len() >= LIMIT {
+            line.push('…');
+            break;
+        }
+        // Bidirectional overrides reorder a terminal's line as controls do.
+        if c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+        {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// `error: …` and its hints.
+pub(crate) fn print_error(error: &Error) {
+    let mut text = error.to_string();
+    if let (Some(driver), Some(operation)) = (error.driver(), error.operation())
+        && !text.contains(driver)
+    {
+        text = format!("{text} (driver {driver}, {operation})");
+    }
+    print_error_text(&text, error.hint());
+}
+
+/// `error: …`, then a hint line for each line of `hint`.
+pub(crate) fn print_error_text(text: &str, hint: Option<&str>) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "error: {}", one_line(text));
+    for line in hint.unwrap_or_default().lines() {
+        let _ = writeln!(stderr, "hint: {}", one_line(line));
+    }
+}
+
+/// Text to stdout. A reader that has gone is no error of ours.
+pub(crate) fn print_text(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
+/// A line to stdout, control characters escaped.
+pub(crate) fn print_line(text: &str) {
+    print_text(&format!("{}\n", one_line(text)));
+}
+
+/// One JSON document to stdout.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::internal("write JSON").with_source(e))?;
+    print_text(&format!("{text}\n"));
+    Ok(())
+}
+
+/// Left-aligned columns under upper-case heads.
+pub(crate) fn print_table(heads: &[&str], rows: &[Vec<String>]) {
+    let cell = |text: &str| one_line(text);
+    let mut widths: Vec<usize> = heads.iter().map(|head| head.len()).collect();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|text| cell(text)).collect())
+        .collect();
+    for row in &rows {
+        for (width, text) in widths.iter_mut().zip(row) {
+            *width = (*width).max(text.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_string()).collect();
+    for row in std::iter::once(&heads).chain(&rows) {
+        let mut line = String::new();
+        for (width, text) in widths.iter().zip(row) {
+            line.push_str(text);
+            line.extend(std::iter::repeat_n(' ', width + 2 - text.chars().count()));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    print_text(&out);
+}
+
+/// Bytes for people: `1.5 MiB`.
+pub(crate) fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_short_and_free_of_controls() {
+        let line = one_line(&format!("a\nb\u{1b}[31m\u{202e}{}", "x".repeat(9000)));
+        assert!(
+            line.len() < 4096 && !line.chars().any(char::is_control),
+            "{line}"
+        );
+        assert!(line.starts_with("a\\nb\\u{1b}[31m\\u{202e}xxx"));
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(human_size(1023), "1023 B");
+        assert_eq!(human_size(1536), "1.5 KiB");
+        assert_eq!(human_size(u64::MAX), "16384.0 PiB");
+    }
+}

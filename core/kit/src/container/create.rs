@@ -1,0 +1,224 @@
+//! Record, snapshot, bundle.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::image::Config as ImageConfig;
+
+use super::Containers;
+use crate::bundle::Bundle;
+use crate::digest::Digest;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fs::{self, Root};
+use crate::ids::{ContainerId, InstanceName, SnapshotKey};
+use crate::lock::{FileLock, Wait};
+use crate::mount::{Access, Mount};
+use crate::process::ProcessIdentity;
+use crate::record::{AfterExit, ContainerRecord};
+use crate::reference::Reference;
+use crate::spec::{self, BuiltSpec, SpecRequest};
+use crate::value::{Labels, Timestamp};
+
+/// Where a container's root file system comes from.
+#[derive(Clone, Debug)]
+pub enum RootSource {
+    /// A new snapshot on an unpacked image.
+    Image {
+        /// The image's name.
+        name: Reference,
+        /// The manifest.
+        digest: Digest,
+        /// The committed snapshot of its top layer; `None` without layers.
+        top: Option<SnapshotKey>,
+        /// The image's `config`.
+        config: Option<Box<ImageConfig>>,
+    },
+    /// A folder of the host, as it is.
+    Directory(PathBuf),
+}
+
+/// A container to make.
+#[derive(Clone, Debug)]
+pub struct NewContainer {
+    /// Its name; the short id without one.
+    pub name: Option<ContainerId>,
+    /// Its root file system.
+    pub source: RootSource,
+    /// What it shall be. `image`, `bundle`, `volumes_dir` and `cgroups_path`
+    /// are set here.
+    pub spec: SpecRequest,
+    /// The runtime; the default without one.
+    pub runtime: Option<InstanceName>,
+    /// The snapshotter; the default without one.
+    pub snapshotter: Option<InstanceName>,
+    /// Kept or removed at its end.
+    pub after_exit: AfterExit,
+    /// Labels that the user gave.
+    pub labels: Labels,
+}
+
+/// A container that is recorded and prepared, and held by this process.
+/// Dropped without [`launch`](Created::launch), it is removed again.
+pub struct Created {
+    pub(super) containers: Containers,
+    /// Whether dropping it removes the container.
+    pub(super) armed: bool,
+    pub(super) lock: Option<FileLock>,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) terminal: bool,
+    /// Its record.
+    pub record: ContainerRecord,
+    /// Its spec.
+    pub spec: BuiltSpec,
+}
+
+impl Containers {
+    /// Makes a container up to the point where a shim can take it.
+    ///
+    /// `interrupted` is asked between the steps; once it says so, everything
+    /// is undone and the error is `Cancelled`. A name that a killed command's
+    /// `--rm` container still has is freed first.
+    pub fn create(&self, new: NewContainer, interrupted: &dyn Fn() -> bool) -> Result<Created> {
+        let id = ContainerId::generate()?;
+        let name = match &new.name {
+            Some(name) => name.clone(),
+            None => id.short().parse()?,
+        };
+        let runtime = self.drivers.runtime(new.runtime.as_ref())?;
+        let (image, snapshotter) = match &new.source {
+            RootSource::Directory(_) => (None, None),
+            RootSource::Image { name, digest, .. } => {
+                let snapshotter = self.drivers.snapshotter(new.snapshotter.as_ref())?;
+                (Some((name.clone(), digest.clone())), Some(snapshotter))
+            }
+        };
+        let snapshot: Option<SnapshotKey> = match snapshotter {
+            Some(_) => Some(id.as_str().parse()?),
+            None => None,
+        };
+        let record = ContainerRecord {
+            id: id.clone(),
+            name,
+            image: image.as_ref().map(|(name, _)| name.clone()),
+            image_digest: image.map(|(_, digest)| digest),
+            runtime: runtime.stamp,
+            snapshotter: snapshotter.as_ref().map(|opened| opened.stamp.clone()),
+            snapshot: snapshot.clone(),
+            after_exit: new.after_exit,
+            labels: new.labels.clone(),
+            created: Timestamp::now(),
+            creator: ProcessIdentity::of(std::process::id())?,
+        };
+        self.record(&record)?;
+        let mut created = Created {
+            containers: self.clone(),
+            armed: true,
+            lock: None,
+            mounts: Vec::new(),
+            terminal: new.spec.terminal,
+            record,
+            // Replaced below; until then nothing reads it.
+            spec: BuiltSpec {
+                spec: Default::default(),
+                stop_signal: 15,
+                volumes: Vec::new(),
+                files: Vec::new(),
+            },
+        };
+        let check = || match interrupted() {
+            true => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
+            false => Ok(()),
+        };
+        check()?;
+        self.make_state_dir(&id)?;
+        created.lock = Some(FileLock::acquire(
+            &self.lock_path(&id),
+            &format!("container {}", created.record.name),
+            Wait::AtMost(Duration::from_secs(1)),
+        )?);
+        check()?;
+        created.mounts = match (&new.source, &snapshotter, &snapshot) {
+            (RootSource::Image { top, .. }, Some(snapshotter), Some(key)) => {
+                let mut labels = Labels::new();
+                labels.insert("containerkit.container".into(), id.to_string());
+                snapshotter.prepare(key, top.as_ref(), &labels)?
+            }
+            (RootSource::Directory(dir), ..) => vec![Mount::bind(dir, Access::ReadWrite)],
+            _ => return Err(Error::internal("an image container without a snapshotter")),
+        };
+        check()?;
+        created.spec = self.build(&created, new)?;
+        Ok(created)
+    }
+
+    /// Records, and frees the name first where only a dead command has it.
+    fn record(&self, record: &ContainerRecord) -> Result<()> {
+        let error = match self.records.create_container(record) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::Conflict {
+            return Err(error);
+        }
+        let Ok(holder) = self.records.find_container(record.name.as_str()) else {
+            return Err(error);
+        };
+        if holder.after_exit != AfterExit::Remove || !self.is_orphan(&holder)? {
+            return Err(error);
+        }
+        self.remove(&holder, super::RemoveMode::Force)
+            .context(|| format!("clean up after container {}", holder.name))?;
+        self.records.create_container(record)
+    }
+
+    /// The spec, resolved against a read-only look at the root file system.
+    fn build(&self, created: &Created, new: NewContainer) -> Result<BuiltSpec> {
+        let id = &created.record.id;
+        let image = match &new.source {
+            RootSource::Image { config, .. } => config.as_deref().cloned(),
+            RootSource::Directory(_) => None,
+        };
+        let request = SpecRequest {
+            image,
+            bundle: self.bundle_dir(id),
+            volumes_dir: self.root_dir(id).join("volumes"),
+            cgroups_path: format!("/containerkit/{id}"),
+            ..new.spec
+        };
+        let look: Vec<Mount> = created
+            .mounts
+            .iter()
+            .cloned()
+            .map(Mount::read_only)
+            .collect();
+        let root = Root::from_fd(crate::mounter::mount_detached(&look)?);
+        let built = spec::build(&request, id, &root)?;
+        spec::program::check(&built.spec, &root)?;
+        if !built.volumes.is_empty() {
+            fs::ensure_dir(&self.root, 0o711)?;
+            fs::ensure_dir(&request.volumes_dir, 0o711)?;
+            for volume in &built.volumes {
+                spec::volume::populate(&root, volume)?;
+            }
+        }
+        Bundle::create(&request.bundle, &built.spec, &built.files)?;
+        Ok(built)
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.armed {
+            self.lock = None;
+            self.containers.undo(&self.record);
+        }
+    }
+}
+
+impl Containers {
+    fn undo(&self, record: &ContainerRecord) {
+        if let Err(error) = self.remove(record, super::RemoveMode::Force) {
+            log::warn!("undo container {}: {error}", record.name);
+        }
+    }
+}

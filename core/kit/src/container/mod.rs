@@ -1,0 +1,99 @@
+//! [`Containers`]: the life of a container, from a record to nothing.
+//!
+//! A container is recorded before anything of it exists, and its record is
+//! the last thing to go; between the two, a kernel lock says whether somebody
+//! is in charge of it. The creating process takes the lock and hands it to
+//! the [shim](crate::shim), which holds it to its end. So every step may be
+//! the last one of a process: what is left is found by its record, and
+//! [`Containers::remove`] ends it.
+//!
+//! | module | verb |
+//! |---|---|
+//! | `create` | record, snapshot, bundle |
+//! | `launch` | hand over to the shim |
+//! | `status` | what is true of a record now |
+//! | `remove` | end and forget, whatever the state |
+
+mod create;
+mod launch;
+mod remove;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::fs;
+use crate::ids::ContainerId;
+use crate::kit::Drivers;
+use crate::record::Records;
+
+pub use create::{Created, NewContainer, RootSource};
+pub use remove::RemoveMode;
+pub use status::{Status, StatusName};
+
+/// Everything that containers need, joined.
+#[derive(Clone)]
+pub struct Containers {
+    root: PathBuf,
+    state: PathBuf,
+    drivers: Arc<dyn Drivers>,
+    records: Arc<dyn Records>,
+    shim: PathBuf,
+    cleanup: Vec<String>,
+}
+
+impl Containers {
+    /// `root` and `state` are the kit's folders; `shim` the
+    /// `containerkit-shim` binary; `cleanup` the words before an id that make
+    /// a command which removes that container, for a shim whose client died.
+    pub fn new(
+        root: &Path,
+        state: &Path,
+        drivers: Arc<dyn Drivers>,
+        records: Arc<dyn Records>,
+        shim: PathBuf,
+        cleanup: Vec<String>,
+    ) -> Containers {
+        Containers {
+            root: root.to_path_buf(),
+            state: state.to_path_buf(),
+            drivers,
+            records,
+            shim,
+            cleanup,
+        }
+    }
+
+    /// The records.
+    pub fn records(&self) -> &dyn Records {
+        &*self.records
+    }
+
+    /// A container's own folder in `state`.
+    pub fn state_dir(&self, id: &ContainerId) -> PathBuf {
+        self.state.join("containers").join(id.as_str())
+    }
+
+    /// A container's bundle.
+    pub fn bundle_dir(&self, id: &ContainerId) -> PathBuf {
+        self.state_dir(id).join("bundle")
+    }
+
+    /// A container's own folder in `root`, for what outlives a reboot.
+    pub fn root_dir(&self, id: &ContainerId) -> PathBuf {
+        self.root.join("containers").join(id.as_str())
+    }
+
+    fn lock_path(&self, id: &ContainerId) -> PathBuf {
+        self.state_dir(id).join("lock")
+    }
+
+    /// 0711 all the way, so that a container with mapped users reaches its
+    /// own root file system and can list nothing.
+    fn make_state_dir(&self, id: &ContainerId) -> Result<PathBuf> {
+        let dir = self.state_dir(id);
+        fs::ensure_dir(&dir, 0o711)?;
+        Ok(dir)
+    }
+}

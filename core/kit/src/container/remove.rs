@@ -1,0 +1,157 @@
+//! End a container and forget it, whatever state a crash left it in.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::Containers;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs;
+use crate::lock::{FileLock, Wait};
+use crate::mounter;
+use crate::record::ContainerRecord;
+use crate::runtime::DeleteMode;
+use crate::shim;
+
+/// What may be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoveMode {
+    /// What has ended; `FailedPrecondition` otherwise.
+    Stopped,
+    /// Anything: what runs is killed.
+    Force,
+}
+
+/// How long a killed container's shim may take to end.
+const SHIM_END: Duration = Duration::from_secs(20);
+
+impl Containers {
+    /// Removes a container: processes, cgroup, bundle, snapshot, volumes,
+    /// record. Each step is repeatable, and the record goes last.
+    pub fn remove(&self, record: &ContainerRecord, mode: RemoveMode) -> Result<()> {
+        let lock = self.take_over(record, mode)?;
+        let dir = self.state_dir(&record.id);
+        shim::recover(&dir)?;
+        // The shim wrote this before it asked the runtime for anything.
+        if shim::read_intent(&dir)?.is_some() {
+            self.delete_from_runtime(record)?;
+        }
+        self.forget(record, lock)
+    }
+
+    /// Removes a container whose [`Shim::wait_exit`](crate::shim::Shim::wait_exit)
+    /// has returned, or whose start failed: the snapshot goes while the
+    /// runtime still removes its own state.
+    pub fn remove_ended(&self, record: &ContainerRecord, shim: shim::Shim) -> Result<()> {
+        let removed = self.remove_snapshot(record);
+        let finished = shim.finish();
+        removed?;
+        match finished {
+            Ok(()) => self.forget(record, None),
+            // The shim or the runtime failed: see what there is.
+            Err(error) => {
+                log::debug!("container {}: {error}", record.name);
+                self.remove(record, RemoveMode::Force)
+            }
+        }
+    }
+
+    /// The last steps, nothing of the container running any more.
+    fn forget(&self, record: &ContainerRecord, lock: Option<FileLock>) -> Result<()> {
+        let dir = self.state_dir(&record.id);
+        let rootfs = self.bundle_dir(&record.id).join("rootfs");
+        if rootfs.exists() && mounter::is_mountpoint(&rootfs)? {
+            mounter::unmount(&rootfs)?;
+        }
+        self.remove_snapshot(record)?;
+        fs::remove_tree_path(&self.root_dir(&record.id))?;
+        fs::remove_tree_path(&dir)?;
+        self.records.delete_container(&record.id)?;
+        drop(lock);
+        Ok(())
+    }
+
+    fn remove_snapshot(&self, record: &ContainerRecord) -> Result<()> {
+        let (Some(stamp), Some(key)) = (&record.snapshotter, &record.snapshot) else {
+            return Ok(());
+        };
+        let snapshotter = self
+            .drivers
+            .snapshotter(Some(&stamp.instance))
+            .map_err(|error| {
+                error.context(format!(
+                    "container {} has a snapshot in snapshotter {}",
+                    record.name, stamp.instance
+                ))
+            })?;
+        match snapshotter.remove(key) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's lock, killing its holder's container when forced.
+    /// `None` when the folder of the lock is gone already.
+    fn take_over(&self, record: &ContainerRecord, mode: RemoveMode) -> Result<Option<FileLock>> {
+        let path = self.lock_path(&record.id);
+        let what = format!("container {}", record.name);
+        match FileLock::acquire(&path, &what, Wait::No) {
+            Ok(lock) => {
+                let running = shim::read_init(&self.state_dir(&record.id))?
+                    .map(|init| init.process.open())
+                    .transpose()?
+                    .flatten()
+                    .is_some();
+                if running && mode == RemoveMode::Stopped {
+                    return Err(still_running(record));
+                }
+                return Ok(Some(lock));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+            Err(_) => {}
+        }
+        let dir = self.state_dir(&record.id);
+        let ended = shim::read_exit(&dir)?.is_some();
+        if !ended && mode == RemoveMode::Stopped {
+            return Err(still_running(record));
+        }
+        // The holder is a shim that is ending, one whose init we kill now, or
+        // a command that has not started its shim yet.
+        let deadline = std::time::Instant::now() + SHIM_END;
+        loop {
+            if let Some(init) = shim::read_init(&dir)? {
+                init.process.signal(Signal::KILL)?;
+            }
+            let wait = Wait::AtMost(Duration::from_millis(200));
+            match FileLock::acquire(&path, &what, wait) {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+                Err(error) if std::time::Instant::now() >= deadline => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Nobody is in charge and the runtime may know the container.
+    fn delete_from_runtime(&self, record: &ContainerRecord) -> Result<()> {
+        let runtime = self
+            .drivers
+            .runtime(Some(&record.runtime.instance))
+            .map_err(|error| {
+                error.context(format!(
+                    "container {} was made with runtime {}",
+                    record.name, record.runtime.instance
+                ))
+            })?;
+        runtime.delete(&record.id, DeleteMode::Force)
+    }
+}
+
+fn still_running(record: &ContainerRecord) -> Error {
+    Error::precondition(format!("container {} is running", record.name)).with_hint(format!(
+        "stop it first, or `containerkit delete --force {}`",
+        record.name
+    ))
+}

@@ -1,0 +1,168 @@
+//! Whether a process's program is there, asked before any runtime is.
+//!
+//! A runtime says so too, but on the container's own standard error and in
+//! words of its own. Where this cannot know (a mount may bring the program),
+//! it leaves the answer to the runtime.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, ExecFailure, Result, quote};
+use crate::fs::Root;
+
+/// Fails with [`ExecFailure`] when the spec's program does not exist in the
+/// root file system or nobody may execute it.
+pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
+    let Some(process) = spec.process() else {
+        return Ok(());
+    };
+    let Some(program) = process.args().as_ref().and_then(|args| args.first()) else {
+        return Ok(());
+    };
+    let candidates = candidates(
+        program,
+        process.cwd(),
+        process.env().as_deref().unwrap_or(&[]),
+    );
+    let mounted: Vec<PathBuf> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|mount| lexical(mount.destination()))
+        .collect();
+    let mut not_executable = false;
+    for candidate in &candidates {
+        if mounted
+            .iter()
+            .any(|target| lexical(candidate).starts_with(target))
+        {
+            return Ok(());
+        }
+        match look(rootfs, candidate) {
+            Found::Executable | Found::Unknown => return Ok(()),
+            Found::Otherwise => not_executable = true,
+            Found::Nothing => {}
+        }
+    }
+    let (failure, why) = match (not_executable, program.contains('/')) {
+        (true, _) => (ExecFailure::NotExecutable, "it is not an executable file"),
+        (false, true) => (
+            ExecFailure::NotFound,
+            "no such file in the root file system",
+        ),
+        (false, false) => (
+            ExecFailure::NotFound,
+            "no such program in the container's PATH",
+        ),
+    };
+    Err(Error::not_found(format!("program {}: {why}", quote(program))).with_exec_failure(failure))
+}
+
+enum Found {
+    Executable,
+    Otherwise,
+    Nothing,
+    Unknown,
+}
+
+fn look(rootfs: &Root, path: &Path) -> Found {
+    let fd = match rootfs.open_at(path, OFlags::PATH, 0) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Found::Nothing,
+        Err(_) => return Found::Unknown,
+    };
+    match rustix::fs::fstat(&fd) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+            Found::Otherwise
+        }
+        Ok(stat) if stat.st_mode & 0o111 == 0 => Found::Otherwise,
+        Ok(_) => Found::Executable,
+        Err(_) => Found::Unknown,
+    }
+}
+
+/// Where execvp(3) looks.
+fn candidates(program: &str, cwd: &Path, env: &[String]) -> Vec<PathBuf> {
+    if program.contains('/') {
+        return vec![cwd.join(program)];
+    }
+    let path = env
+        .iter()
+        .find_map(|pair| pair.strip_prefix("PATH="))
+        .unwrap_or("/bin:/usr/bin");
+    path.split(':')
+        .map(|dir| cwd.join(dir).join(program))
+        .collect()
+}
+
+/// Without `.` and `..`, as far as that can be told from the text.
+fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn outcome(args: &[&str], mount: Option<&str>) -> Option<ExecFailure> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (name, mode) in [("yes", 0o755), ("no", 0o644)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x").expect("write");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+        }
+        std::os::unix::fs::symlink("/yes", dir.path().join("link")).expect("symlink");
+        let mounts: Vec<serde_json::Value> = mount
+            .iter()
+            .map(|m| serde_json::json!({ "destination": m }))
+            .collect();
+        let spec: Spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": { "cwd": "/", "args": args, "env": ["PATH=/none:/"], "user": { "uid": 0, "gid": 0 } },
+            "mounts": mounts,
+        }))
+        .expect("spec");
+        let root = Root::open(dir.path()).expect("root");
+        check(&spec, &root)
+            .err()
+            .and_then(|error| error.exec_failure())
+    }
+
+    #[test]
+    fn programs_are_found_in_the_root_and_nowhere_else() {
+        for program in ["yes", "/yes", "./yes", "/link", "/../yes"] {
+            assert_eq!(outcome(&[program], None), None, "{program}");
+        }
+        for program in ["/etc/passwd", "nosuch", "/none/x", "yes/x"] {
+            assert_eq!(
+                outcome(&[program], None),
+                Some(ExecFailure::NotFound),
+                "{program}"
+            );
+        }
+        for program in ["no", "/no", "/"] {
+            assert_eq!(
+                outcome(&[program], None),
+                Some(ExecFailure::NotExecutable),
+                "{program}"
+            );
+        }
+        assert_eq!(
+            outcome(&["/data/x"], Some("/data/")),
+            None,
+            "a mount may bring it"
+        );
+    }
+}
