@@ -1,3 +1,7 @@
 //! Shared helpers of the tests.
 
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used)]
+
 pub mod fixtures;
+pub mod image;
+pub mod kit;
