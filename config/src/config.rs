@@ -97,6 +97,9 @@ pub struct Config {
     pub instances: BTreeMap<(DriverKind, InstanceName), Instance>,
     /// The files that were read, in their order.
     pub files: Vec<PathBuf>,
+    /// What is unwise and no error, one line each. They are for the caller to
+    /// log: how it logs may depend on this very configuration.
+    pub warnings: Vec<String>,
     /// By key, as in TOML.
     pub(crate) origins: BTreeMap<&'static str, Origin>,
 }
@@ -141,16 +144,20 @@ impl Config {
             files.extend(drop_ins(&main)?);
         }
         let mut layers = vec![built_in()?];
+        let mut warnings: Vec<String> = environment.warning.iter().cloned().collect();
         for (index, path) in files.iter().enumerate() {
             let source = match wanted_by {
                 Some(by) if index == 0 => Source::read(path).context(|| by)?,
                 _ => Source::read(path)?,
             };
             layers.push(layer::parse(&source)?);
+            warnings.extend(source.warning);
         }
         layers.push(environment.layer()?);
         layers.push(flags_layer(flags)?);
-        merge(layers, files)
+        let mut config = merge(layers, files)?;
+        config.warnings = warnings;
+        Ok(config)
     }
 
     /// An instance by name.
@@ -309,6 +316,7 @@ fn finish(all: Layer, files: Vec<PathBuf>) -> Result<Config> {
         default,
         instances,
         files,
+        warnings: Vec::new(),
         origins,
     })
 }

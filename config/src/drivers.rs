@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use containerkit::record::DriverStamp;
+use containerkit::shim::RuntimeRef;
 use containerkit::{
     ContentStore, DriverInfo, DriverKind, Drivers, Error, ErrorKind, InstanceName, Opened, Result,
     Runtime, Snapshotter,
@@ -59,6 +60,26 @@ impl LoadedDrivers {
         Ok((library, info))
     }
 
+    /// What a shim needs to load a runtime for itself: its file checked, its
+    /// options too, its folders made, nothing opened here.
+    pub fn runtime_ref(
+        &self,
+        instance: Option<&InstanceName>,
+    ) -> Result<(RuntimeRef, DriverStamp)> {
+        let name = instance.unwrap_or(&self.config.default.runtime);
+        let (resolved, _, info) = load(&self.config, DriverKind::Runtime, name)?;
+        resolved.make_folders()?;
+        let runtime = RuntimeRef {
+            library: resolved.path,
+            sha256: resolved.pin,
+            instance: name.clone(),
+            root: resolved.context.root,
+            state: resolved.context.state,
+            options: resolved.context.options,
+        };
+        Ok((runtime, stamp(name, info)))
+    }
+
     fn open<T: ?Sized>(
         &self,
         kind: DriverKind,
@@ -80,11 +101,7 @@ impl LoadedDrivers {
                 library.path().display()
             );
             Ok(Opened {
-                stamp: DriverStamp {
-                    instance: name.clone(),
-                    driver: info.name,
-                    version: info.version,
-                },
+                stamp: stamp(name, info),
                 driver,
             })
         })
@@ -112,20 +129,37 @@ impl Drivers for LoadedDrivers {
     }
 }
 
+fn stamp(name: &InstanceName, info: DriverInfo) -> DriverStamp {
+    DriverStamp {
+        instance: name.clone(),
+        driver: info.name,
+        version: info.version,
+    }
+}
+
 /// Loads the file of an instance and checks its options.
 pub(crate) fn load(
     config: &Config,
     kind: DriverKind,
     name: &InstanceName,
 ) -> Result<(Resolved, Arc<Library>, DriverInfo)> {
-    let instance = config.instance(kind, name)?;
+    let (resolved, library, info) = load_file(config, kind, name)?;
+    check_options(kind, name, config.instance(kind, name)?, &info)?;
+    Ok((resolved, library, info))
+}
+
+/// Loads the file of an instance.
+pub(crate) fn load_file(
+    config: &Config,
+    kind: DriverKind,
+    name: &InstanceName,
+) -> Result<(Resolved, Arc<Library>, DriverInfo)> {
     let resolved = resolve(config, kind, name)?;
     let library = Library::load(&resolved.path, resolved.pin.as_ref())
         .map_err(|error| named(error, &resolved))?;
     let info = library
         .info(kind)
         .map_err(|error| named(error, &resolved))?;
-    check_options(kind, name, instance, &info)?;
     Ok((resolved, library, info))
 }
 

@@ -21,42 +21,53 @@ const DEFAULTS: [(&str, DriverKind); 3] = [
 
 /// The variables of ours that are set and not empty.
 #[derive(Debug, Default)]
-pub(crate) struct Environment(BTreeMap<&'static str, OsString>);
+pub(crate) struct Environment {
+    values: BTreeMap<&'static str, OsString>,
+    /// Why variables that are set do not count.
+    pub(crate) warning: Option<String>,
+}
 
 impl Environment {
     /// Those of this process; none when its privileges differ from its
     /// caller's, who must not choose what is loaded into it.
     pub(crate) fn of_process() -> Environment {
         let found = Environment::from_lookup(|name| std::env::var_os(name));
-        if found.0.is_empty() || !privileges_differ() {
+        if found.values.is_empty() || !privileges_differ() {
             return found;
         }
-        let names: Vec<&str> = found.0.into_keys().collect();
-        log::warn!(
-            "ignored, since this process has other privileges than its caller: ${}",
-            names.join(", $")
-        );
-        Environment::default()
+        found.ignored()
+    }
+
+    fn ignored(self) -> Environment {
+        let names: Vec<&str> = self.values.into_keys().collect();
+        Environment {
+            values: BTreeMap::new(),
+            warning: Some(format!(
+                "ignored, since this process has other privileges than its caller: ${}",
+                names.join(", $")
+            )),
+        }
     }
 
     pub(crate) fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Environment {
         let names = [CONFIG, ROOT, STATE, LOG_LEVEL]
             .into_iter()
             .chain(DEFAULTS.iter().map(|(name, _)| *name));
-        Environment(
-            names
+        Environment {
+            values: names
                 .filter_map(|name| Some((name, lookup(name)?)))
                 .filter(|(_, value)| !value.is_empty())
                 .collect(),
-        )
+            warning: None,
+        }
     }
 
     pub(crate) fn config(&self) -> Option<&OsString> {
-        self.0.get(CONFIG)
+        self.values.get(CONFIG)
     }
 
     fn text(&self, name: &'static str) -> Result<Option<&str>> {
-        let Some(value) = self.0.get(name) else {
+        let Some(value) = self.values.get(name) else {
             return Ok(None);
         };
         match value.to_str() {
@@ -132,6 +143,20 @@ fn at_secure(vector: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_caller_with_fewer_rights_nothing_counts() {
+        let set = Environment::from_lookup(|name| Some(name.into()));
+        assert!(set.config().is_some());
+        let ignored = set.ignored();
+        assert!(ignored.config().is_none());
+        assert!(ignored.layer().expect("empty").root.is_none());
+        let warning = ignored.warning.expect("warning");
+        assert!(
+            warning.contains("$CONTAINERKIT_CONFIG, $CONTAINERKIT_CONTENT"),
+            "{warning}"
+        );
+    }
 
     #[test]
     fn the_auxiliary_vector_tells_privileges() {

@@ -65,6 +65,8 @@ pub(crate) struct Source {
     /// `None`: the built-in default.
     path: Option<Arc<Path>>,
     pub(crate) text: String,
+    /// What is unwise about the file.
+    pub(crate) warning: Option<String>,
     /// Where each line begins.
     lines: Vec<usize>,
     /// Characters before byte `n * STEP`: a place is asked for per key, and a
@@ -92,6 +94,7 @@ impl Source {
         Source {
             path,
             text,
+            warning: None,
             lines,
             chars,
         }
@@ -124,15 +127,16 @@ impl Source {
                 name()
             )));
         }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && stat.st_mode & 0o002 != 0
-        {
-            log::warn!("{} can be written by everybody", name());
-        }
+        let open = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_mode & 0o002 != 0;
         let bytes = read_limited(&fd, &name(), SIZE_LIMIT)?;
         let path: Arc<Path> = Arc::from(path);
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Source::new(Some(path), text)),
+            Ok(text) => {
+                let mut source = Source::new(Some(path), text);
+                source.warning = open.then(|| format!("{} can be written by everybody", name()));
+                Ok(source)
+            }
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();

@@ -8,7 +8,7 @@ use containerkit_plugin::host::{Declaration, Tried, declaration};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::drivers::{LoadedDrivers, load};
+use crate::drivers::{LoadedDrivers, load, load_file};
 use crate::resolve::look;
 use crate::source::Origin;
 
@@ -45,6 +45,8 @@ pub struct DriverStatus {
     pub status: Status,
     /// Why not.
     pub reason: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
     /// Whether it serves when none is named.
     pub default: bool,
 }
@@ -99,18 +101,22 @@ impl LoadedDrivers {
             capabilities: Vec::new(),
             status: Status::Failed,
             reason: None,
+            hint: None,
             default: self.config().default.of(kind) == Some(name),
         };
         match self.fill(&mut status) {
             Ok(()) => status.status = Status::Ok,
-            Err(error) => status.reason = Some(error.to_string()),
+            Err(error) => {
+                status.reason = Some(error.to_string());
+                status.hint = error.hint().map(str::to_owned);
+            }
         }
         status
     }
 
     fn fill(&self, status: &mut DriverStatus) -> Result<()> {
         let name = status.instance.clone();
-        let (library, info) = self.library(status.kind, &name)?;
+        let (_, library, info) = load_file(self.config(), status.kind, &name)?;
         status.driver = Some(info.name);
         status.version = Some(info.version);
         status.abi = Some(library.abi_version().to_string());

@@ -458,6 +458,29 @@ fn later_layers_cover_earlier_ones_key_by_key() {
 }
 
 #[test]
+fn a_file_that_everybody_writes_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(Some(""), &[("a.toml", "")]);
+    assert!(
+        place
+            .load(&Flags::default())
+            .expect("load")
+            .warnings
+            .is_empty()
+    );
+    let path = place.dir.path().join("conf.d/a.toml");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+    let warnings = place.load(&Flags::default()).expect("load").warnings;
+    assert_eq!(
+        warnings,
+        [format!(
+            "configuration {} can be written by everybody",
+            path.display()
+        )]
+    );
+}
+
+#[test]
 fn a_file_of_the_flag_goes_before_that_of_the_environment() {
     let system = Place::new(Some("root = \"/system\""), &[]);
     let variable = Place::new(
@@ -779,12 +802,12 @@ fn noise_never_panics() {
 }
 
 #[test]
-fn a_mebibyte_of_anything_takes_no_time_to_speak_of() {
+fn a_large_file_of_anything_takes_time_in_proportion() {
     let many = |part: &dyn Fn(usize) -> String| {
         let mut text = String::new();
         for n in 0.. {
             let next = part(n);
-            if text.len() + next.len() > (1 << 20) - 100 {
+            if text.len() + next.len() > 1 << 18 {
                 return text;
             }
             text.push_str(&next);
@@ -793,7 +816,7 @@ fn a_mebibyte_of_anything_takes_no_time_to_speak_of() {
     };
     let started = std::time::Instant::now();
     let lines = many(&|n| format!("[runtime.r{n}]\ndriver='x'\n"));
-    assert!(from(&lines).expect("instances").instances.len() > 30_000);
+    assert!(from(&lines).expect("instances").instances.len() > 8_000);
     let row = many(&|n| format!("o{n}=1,"));
     from(&format!("runtime.runc.options={{{row}o=1}}")).expect("one line");
     let options = many(&|n| format!("options.k{n} = [1]\n"));
@@ -811,5 +834,5 @@ fn a_mebibyte_of_anything_takes_no_time_to_speak_of() {
         assert!(error.len() < 2000, "{}", error.len());
     }
     let took = started.elapsed();
-    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+    assert!(took < std::time::Duration::from_secs(15), "{took:?}");
 }

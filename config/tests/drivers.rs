@@ -263,6 +263,28 @@ fn a_pin_that_fits_is_served() {
 }
 
 #[test]
+fn a_shim_is_told_all_it_needs_and_nothing_is_opened() {
+    let place = Place::new();
+    // One whose constructor fails: it is not called here.
+    let drivers = place.drivers(
+        "[default]\nruntime = \"r\"\n\
+         [runtime.r]\ndriver = \"libprobe.so\"\noptions.fail = \"not_found\"\n\
+         [runtime.bad]\ndriver = \"libprobe.so\"\noptions.x = 1\n",
+    );
+    let (runtime, stamp) = drivers.runtime_ref(None).expect("reference");
+    assert_eq!(runtime.library, place.path("drivers/libprobe.so"));
+    assert_eq!(runtime.root, place.path("top/root/runtime/r"));
+    assert_eq!(runtime.options["fail"], "not_found");
+    assert!(runtime.root.is_dir() && runtime.state.is_dir());
+    assert_eq!(
+        (stamp.instance, stamp.driver.as_str()),
+        (name("r"), "probe")
+    );
+    let error = drivers.runtime_ref(Some(&name("bad"))).expect_err("option");
+    assert!(error.to_string().starts_with("/c.toml:"), "{error}");
+}
+
+#[test]
 fn the_status_of_all_tells_good_and_bad() {
     let place = Place::new();
     let text = String::from(
