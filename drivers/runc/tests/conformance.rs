@@ -1,7 +1,8 @@
 //! The runtime suite on the driver as it is linked, with runc and with crun.
 
+mod common;
+
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::Arc;
 
 use containerkit::{Driver, DriverContext, Result, Runtime};
@@ -37,28 +38,10 @@ fn runc_conforms() {
     conforms("runc", &[]);
 }
 
-/// crun refuses a machine that mounts the empty cgroup2 beside the v1
-/// controllers; there the test runs again without that mount.
 #[test]
 fn crun_conforms() {
-    const HYBRID: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
-    const INNER: &str = "CONTAINERKIT_TEST_WITHOUT_UNIFIED";
-    if !std::path::Path::new(HYBRID).exists() || std::env::var_os(INNER).is_some() {
+    if common::without_unified("crun_conforms") {
         // crun 1.8 has no `events`.
-        return conforms("crun", &["DRV-R-56"]);
+        conforms("crun", &["DRV-R-56"]);
     }
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg("umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"")
-        .arg(std::env::current_exe().expect("the test's own path"))
-        .args(["crun_conforms", "--exact", "--nocapture"])
-        .env(INNER, "1")
-        .output()
-        .expect("unshare");
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
