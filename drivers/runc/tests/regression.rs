@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use containerkit::runtime::{CreateRequest, DeleteMode, KillScope, RuntimeStatus, Stdio};
+use containerkit::runtime::{
+    CreateRequest, DeleteMode, ExecRequest, KillScope, RuntimeStatus, StartedProcess, Stdio,
+};
 use containerkit::{ContainerId, Driver, DriverContext, Error, ErrorKind, Result, Runtime};
 use containerkit_runc::Runc;
 use serde_json::{Map, Value, json};
@@ -310,7 +312,7 @@ fn nonsense_for_json_is_an_error_in_one_line() {
         "{\"id\":\"other\",\"status\":\"running\",\"pid\":5,\"bundle\":\"/b\"}",
         "{\"id\":\"victim\",\"status\":\"levitating\",\"pid\":5,\"bundle\":\"/b\"}",
     ] {
-        let place = Place::new(&format!("printf '%b' '{}'", output.replace('\\', "\\")));
+        let place = Place::new(&format!("printf '%b' '{}'", output));
         let error = one_line(place.open().expect("open").state(&id()).expect_err(output));
         assert!(
             matches!(
@@ -478,32 +480,64 @@ fn force_deletes_when_cruns_state_is_damaged() {
     }
 }
 
-/// `crun run --detach` reaps an init that ends at once.
-#[test]
-fn the_exit_status_of_a_short_program_is_not_lost() {
-    if !common::without_unified("the_exit_status_of_a_short_program_is_not_lost") {
-        return;
-    }
+/// The exit status of a process that this subreaper waits for.
+fn exit_status(process: &StartedProcess) -> Option<i32> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let pid = Pid::from_raw(process.pid.cast_signed()).expect("pid");
+    let status = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    status
+        .unwrap_or_else(|errno| panic!("the status is lost: {errno}"))
+        .and_then(|status| status.exit_status())
+}
+
+fn short_programs_keep_their_status(place: &Place) {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
-    let mut place = Place::real();
-    place.options.insert("binary".into(), "crun".into());
     let runtime = place.open().expect("open");
     let bundle = sleeper(place.folder.path());
     let config = bundle.join("config.json");
-    let spec = std::fs::read_to_string(&config).expect("config");
-    std::fs::write(&config, spec.replace("\"100\"", "\"0\"")).expect("config");
-    for round in 0..20 {
-        let request = CreateRequest {
-            bundle: bundle.clone(),
+    let long = std::fs::read_to_string(&config).expect("config");
+    std::fs::write(&config, long.replace("\"100\"", "\"0\"")).expect("config");
+    let request = || CreateRequest {
+        bundle: bundle.clone(),
+        stdio: null(),
+    };
+    for _ in 0..20 {
+        let process = runtime.run(&id(), request()).expect("run");
+        assert_eq!(exit_status(&process), Some(0));
+        runtime.delete(&id(), DeleteMode::Force).expect("delete");
+    }
+    std::fs::write(&config, long).expect("config");
+    let init = runtime.run(&id(), request()).expect("run");
+    for _ in 0..20 {
+        let process =
+            json!({"user": {"uid": 0, "gid": 0}, "args": ["/bin/sleep", "0"], "cwd": "/"});
+        let request = ExecRequest {
+            process: serde_json::from_value(process).expect("process"),
             stdio: null(),
         };
-        let process = runtime.run(&id(), request).expect("run");
-        let pid = rustix::process::Pid::from_raw(process.pid.cast_signed()).expect("pid");
-        let flags = rustix::process::WaitIdOptions::EXITED;
-        let status = rustix::process::waitid(rustix::process::WaitId::Pid(pid), flags);
-        runtime.delete(&id(), DeleteMode::Force).expect("delete");
-        let status = status.unwrap_or_else(|errno| panic!("round {round}: {errno}"));
-        assert_eq!(status.and_then(|status| status.exit_status()), Some(0));
+        let process = runtime.exec(&id(), request).expect("exec");
+        assert_eq!(exit_status(&process), Some(0));
+    }
+    runtime.kill(&id(), 9, KillScope::Init).expect("kill");
+    assert_eq!(exit_status(&init), None);
+    runtime.delete(&id(), DeleteMode::Force).expect("delete");
+}
+
+#[test]
+fn short_programs_keep_their_status_with_runc() {
+    let test = "short_programs_keep_their_status_with_runc";
+    if common::inner(test, ("SUBREAPER", "yes"), &["env"]) {
+        short_programs_keep_their_status(&Place::real());
+    }
+}
+
+/// `crun run --detach` reaps an init that ends at once.
+#[test]
+fn short_programs_keep_their_status_with_crun() {
+    if common::without_unified("short_programs_keep_their_status_with_crun") {
+        let mut place = Place::real();
+        place.options.insert("binary".into(), "crun".into());
+        short_programs_keep_their_status(&place);
     }
 }
 
