@@ -505,7 +505,7 @@ const FORMATS: &[(&str, &str, &str, &str, &str)] = &[
         "drivers/overlay/src/database.rs",
         "const VERSION",
         "drivers/overlay/",
-        "",
+        "a_newer_database_is_refused_by_name",
     ),
     (
         "the configuration",
