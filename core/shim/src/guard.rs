@@ -223,7 +223,7 @@ fn children() -> Vec<Pid> {
 }
 
 /// Field 4 of `/proc/PID/stat`, counted from the last `)` of the name.
-fn parent(pid: i32) -> Option<u32> {
+pub(crate) fn parent(pid: i32) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
@@ -259,4 +259,18 @@ pub(crate) fn farewell(held: Held) -> ! {
         .exec();
     eprintln!("cleanup {program}: {error}");
     std::process::exit(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_hide_a_parent() {
+        rustix::thread::set_name(c"a) b (c) S 7").expect("name");
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let expected = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
+        assert_eq!(parent(thread), expected);
+        assert_eq!(parent(i32::MAX), None);
+    }
 }

@@ -17,7 +17,7 @@ use rustix::mount::MountPropagationFlags;
 
 use crate::console::Listener;
 use crate::guard::{Held, farewell, tell};
-use crate::watch::watch;
+use crate::watch::{adopt, watch};
 use crate::{Handover, become_subreaper, driver, logger};
 
 /// How long a runtime that has started a container may take to send its
@@ -150,6 +150,7 @@ impl Container {
                 return Err(error);
             }
         };
+        adopt(&process);
         let record = InitRecord {
             version: PROTOCOL,
             process: ProcessIdentity {

@@ -1,6 +1,7 @@
 //! What a supervisor does while its container runs.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use containerkit::runtime::StartedProcess;
 use containerkit::shim::{Channel, ExitRecord, ToShim};
@@ -12,7 +13,25 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
+use crate::guard::parent;
 use crate::{signals, sys};
+
+/// How long the processes of a runtime may outlive its answer.
+const ADOPTION: Duration = Duration::from_secs(5);
+
+/// Waits until the init is a child of this process. Some runtimes answer
+/// while the process that forked the init is still there for a moment.
+pub(crate) fn adopt(init: &StartedProcess) {
+    let me = std::process::id();
+    let end = Instant::now() + ADOPTION;
+    while parent(init.pid as i32).is_some_and(|parent| parent != me) {
+        if Instant::now() >= end {
+            log::warn!("process {} is the child of another process", init.pid);
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
 
 /// Waits for the end of the container's init, and reaps it.
 pub(crate) fn watch(

@@ -216,6 +216,25 @@ fn a_supervisor_killed_while_it_starts_leaves_nothing() {
     }
 }
 
+/// What the container ended with is known by then, and stays so.
+#[test]
+fn a_supervisor_killed_while_it_removes_the_container_keeps_its_exit() {
+    for delay in [0, 1, 3, 6, 10] {
+        let world = World::new("exit 3");
+        let (mut shim, started) = world.start();
+        let supervisor = parent(started.pid);
+        until("the exit", || status(&world).is_some());
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        if let Some(supervisor) = supervisor {
+            kill(supervisor, Signal::KILL);
+        }
+        assert_eq!(shim.wait_exit().unwrap().status(), 3);
+        shim.finish().unwrap();
+        world.assert_gone();
+        assert_eq!(status(&world), Some(3));
+    }
+}
+
 #[test]
 fn a_killed_guard_is_missed_by_nobody() {
     let (world, told) = with_cleanup(World::new("while ! test -e /stop; do sleep 0.02; done"));
@@ -251,7 +270,7 @@ fn when_the_whole_shim_is_killed_the_next_command_ends_the_container() {
     drop(shim);
     assert!(lives(started.pid), "nobody is left to kill it");
     // Its lock is free, and that is how one knows.
-    let lock = FileLock::acquire(&world.lock_path(), "container", Wait::No).unwrap();
+    let lock = FileLock::acquire(&world.lock_path(), "container", HANDOVER).unwrap();
     let exit = recover(&world.request.state_dir).unwrap().unwrap();
     assert_eq!((exit.status(), exit.source), (137, ExitSource::Inferred));
     assert!(!lives(started.pid));

@@ -212,7 +212,8 @@ fn a_program_that_cannot_be_executed_is_the_runtimes_own_error() {
             let mut shim = world.launch([null(), null(), null()]).unwrap();
             let error = shim.wait_started().unwrap_err();
             assert_eq!(error.exec_failure(), Some(failure), "{error:?}");
-            assert!(error.to_string().contains(program), "{error}");
+            let id = world.request.id.as_str();
+            assert!(error.to_string().contains(id), "{error}");
             shim.finish().unwrap();
             assert_eq!(read_exit(&world.request.state_dir), Ok(None));
             world.assert_gone();
@@ -322,12 +323,18 @@ fn its_files_and_sockets_are_for_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new("exec sleep 1000").terminal();
     let (mut shim, started) = world.start();
-    assert!(read_intent(&world.request.state_dir).unwrap().is_some());
     for entry in fs::read_dir(&world.request.state_dir).unwrap().flatten() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.path());
     }
     let supervisor = parent(started.pid).unwrap();
+    let intent = read_intent(&world.request.state_dir).unwrap().unwrap();
+    assert_eq!(supervisor, intent.shim.pid);
+    // The runtime keeps its state where the instance says, and nowhere else.
+    assert!(!files(&world.request.runtime.state).is_empty());
+    for default in ["/run/runc", "/run/crun"] {
+        assert!(!Path::new(default).join(world.request.id.as_str()).exists());
+    }
     let unix = fs::read_to_string("/proc/net/unix").unwrap();
     for pid in [supervisor, parent(supervisor).unwrap()] {
         for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
