@@ -6,6 +6,24 @@
 //! column and key. [`LoadedDrivers`] serves the instances to the kit, each
 //! loaded when it is first asked for.
 //!
+//! ```
+//! use containerkit_config::Config;
+//! # fn main() -> containerkit::Result<()> {
+//! let path = "/etc/containerkit/containerkit.toml".as_ref();
+//! let config = Config::from_toml("default.runtime = \"crun\"", path)?;
+//! assert_eq!(config.default.runtime.as_str(), "crun");
+//! assert_eq!(config.default.snapshotter.as_str(), "overlay"); // of the built-in default
+//!
+//! let error = Config::from_toml("[default]\nruntme = \"crun\"", path).unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     "/etc/containerkit/containerkit.toml:2:1: unknown key \"runtme\" in [default]; \
+//!      did you mean \"runtime\"?"
+//! );
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | module | what lives there |
 //! |---|---|
 //! | `source` | files as text, and places in them |
