@@ -12,6 +12,30 @@
 //! and `/sys`; an allow list of system calls; a device list; fresh namespaces
 //! and a network namespace that has only `lo`. Limits of a process are left
 //! as they are: raising one needs a privilege that many machines lack.
+//!
+//! ```no_run
+//! use containerkit::spec::{SpecRequest, build, parse, volume};
+//! use containerkit::{Bundle, ContainerId, Result, fs::Root};
+//! # fn story(image: containerkit::oci_spec::image::Config) -> Result<()> {
+//! let id: ContainerId = "web".parse()?;
+//! let rootfs = Root::open("/mnt/rootfs".as_ref())?;
+//! let request = SpecRequest {
+//!     image: Some(image),
+//!     env: vec![parse::parse_env("MODE=test")?],
+//!     memory: Some(parse::parse_memory("64m")?),
+//!     bundle: "/run/containerkit/containers/web/bundle".into(),
+//!     volumes_dir: "/var/lib/containerkit/containers/web/volumes".into(),
+//!     ..SpecRequest::default()
+//! };
+//! let built = build(&request, &id, &rootfs)?;
+//! for folder in &built.volumes {
+//!     volume::populate(&rootfs, folder)?;
+//! }
+//! let bundle = Bundle::create(&request.bundle, &built.spec, &built.files)?;
+//! // … mount the root file system on bundle.rootfs(), and let a runtime have it.
+//! # Ok(())
+//! # }
+//! ```
 
 mod build;
 pub mod caps;
