@@ -1,7 +1,6 @@
 //! Processes that the runtime started: the pid file, and who a container's
 //! init is, remembered in `state` so that `delete` can be sure of its end.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +11,9 @@ use containerkit::{ContainerId, Error, ErrorKind, IoContext, Result, fs, quote};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use serde::{Deserialize, Serialize};
 
+use crate::cgroup;
 use crate::command::ends_within;
 
 /// How long a killed init may take to end.
@@ -80,6 +81,18 @@ fn parse_pid(data: &[u8]) -> Option<u32> {
     text.parse().ok().filter(|pid| (2..=1 << 22).contains(pid))
 }
 
+/// The format of a record.
+const VERSION: u32 = 1;
+
+/// What is remembered of a container.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    init: ProcessIdentity,
+    /// The lines of the init's `/proc/PID/cgroup`.
+    cgroups: Vec<String>,
+}
+
 /// The memory of containers' inits: one file each.
 pub(crate) struct Inits {
     folder: PathBuf,
@@ -98,21 +111,25 @@ impl Inits {
     /// Remembers the init of a new container.
     pub(crate) fn remember(&self, id: &ContainerId, process: &StartedProcess) -> Result<()> {
         fs::ensure_dir(&self.folder, 0o700)?;
-        let identity = ProcessIdentity {
-            pid: process.pid,
-            start_time: process.start_time,
-            boot_id: boot_id()?,
+        let record = Record {
+            version: VERSION,
+            init: ProcessIdentity {
+                pid: process.pid,
+                start_time: process.start_time,
+                boot_id: boot_id()?,
+            },
+            cgroups: cgroup::of(process.pid),
         };
-        let data = serde_json::to_vec(&identity)
+        let data = serde_json::to_vec(&record)
             .map_err(|e| Error::internal("write an init's record").with_source(e))?;
         write_atomic(&self.path(id), &data, 0o600, Durability::Volatile)
     }
 
-    /// A pidfd of a container's init while it is there.
-    fn open(&self, id: &ContainerId) -> Option<OwnedFd> {
+    /// A record that a newer driver wrote is left to that driver.
+    fn read(&self, id: &ContainerId) -> Option<Record> {
         let data = std::fs::read(self.path(id)).ok()?;
-        let identity: ProcessIdentity = serde_json::from_slice(&data).ok()?;
-        identity.open().ok().flatten()
+        let record: Record = serde_json::from_slice(&data).ok()?;
+        (record.version == VERSION).then_some(record)
     }
 
     /// Whether a container's init is remembered.
@@ -120,9 +137,19 @@ impl Inits {
         self.path(id).exists()
     }
 
+    /// Kills all that is left of a container whose runtime lost its record.
+    pub(crate) fn end_all(&self, id: &ContainerId) -> Result<()> {
+        self.end(id)?;
+        if let Some(record) = self.read(id) {
+            cgroup::kill(&record.cgroups);
+        }
+        Ok(())
+    }
+
     /// Makes sure that a container's init has ended.
     pub(crate) fn end(&self, id: &ContainerId) -> Result<()> {
-        let Some(init) = self.open(id) else {
+        let record = self.read(id);
+        let Some(init) = record.and_then(|record| record.init.open().ok().flatten()) else {
             return Ok(());
         };
         if ends_within(&init, Duration::ZERO) {
@@ -141,8 +168,11 @@ impl Inits {
         .with_hint("a process of it may be frozen, or an ended one not reaped yet"))
     }
 
-    /// Forgets a container that is gone.
+    /// Forgets a container that is gone, with the cgroups it may have left.
     pub(crate) fn forget(&self, id: &ContainerId) {
+        if let Some(record) = self.read(id) {
+            cgroup::remove(&record.cgroups);
+        }
         let _ = std::fs::remove_file(self.path(id));
     }
 }

@@ -7,6 +7,7 @@
 //! choose another), the files of a call while it lasts, and one small record
 //! a container that tells who its init is.
 
+mod cgroup;
 mod command;
 mod init;
 mod message;

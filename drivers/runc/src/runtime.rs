@@ -425,6 +425,7 @@ impl Runc {
             return Err(first);
         }
         log::warn!("container {id}: the runtime's state is damaged and removed: {error}");
+        self.inits.end_all(id)?;
         fs::remove_tree_path(&self.options.root.join(id.as_str()))
     }
 

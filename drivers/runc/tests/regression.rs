@@ -448,6 +448,17 @@ fn force_deletes_what_is_damaged(place: &Place, record: &str) {
             stdio: null(),
         };
         let process = runtime.run(&id(), request).expect("run");
+        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid));
+        let cgroups = cgroups.expect("cgroups");
+        let group = cgroups
+            .split('/')
+            .find(|part| part.starts_with("regression."));
+        let group = group.expect("a cgroup of its own").trim_end();
+        let group = group.lines().next().expect("a line");
+        // In v1 one folder a controller, in v2 one.
+        let groups = ["", "pids", "memory", "freezer", "systemd"]
+            .map(|mount| Path::new("/sys/fs/cgroup").join(mount).join(group));
+        assert!(groups.iter().any(|group| group.exists()), "{groups:?}");
         let file = place.path("state/root/victim").join(record);
         assert!(file.exists(), "{file:?}");
         std::fs::write(file, damage).expect("damage");
@@ -461,6 +472,8 @@ fn force_deletes_what_is_damaged(place: &Place, record: &str) {
         assert!(!lives, "{damage:?}: the init lives");
         let error = runtime.state(&id()).expect_err("deleted");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{damage:?}: {error}");
+        let left: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
+        assert!(left.is_empty(), "{damage:?}: {left:?}");
         place.is_clean();
     }
 }
