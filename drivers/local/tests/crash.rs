@@ -370,3 +370,31 @@ fn updates_of_one_blob_from_many_processes_lose_no_label() {
     let info = store.info(&sized(data).digest.unwrap()).unwrap();
     assert_eq!(info.labels.len(), 6 * 20);
 }
+
+#[test]
+fn listings_never_keep_a_writer_out() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let tmp = tempfile::tempdir().unwrap();
+    let store = quick(tmp.path());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let store = quick(tmp.path());
+                while !stop.load(Ordering::Relaxed) {
+                    store.list_statuses().unwrap();
+                }
+            });
+        }
+        // Asserted after the others are told to stop.
+        let failed = (0..300).find_map(|n| {
+            let mut error = store.writer(&name("ref"), &any()).err();
+            if n % 3 == 0 && error.is_none() {
+                error = store.abort(&name("ref")).err();
+            }
+            error
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(failed, None);
+    });
+}

@@ -587,6 +587,14 @@ fn write_until_full(root: &Path) {
     assert!(error.to_string().contains("big/layer"), "{error}");
     let held = writer.status().unwrap().offset;
     assert!(held > 0 && held < data.len() as u64, "{held}");
+    // The running hash is of what is held, not of what was offered.
+    let wrong = Expected {
+        size: Some(held),
+        digest: Some(Algorithm::Sha256.digest(b"other")),
+    };
+    let error = writer.commit(&wrong, &Labels::new()).unwrap_err();
+    let found = Algorithm::Sha256.digest(&data[..held as usize]);
+    assert!(error.to_string().contains(found.hex()), "{error}");
     drop(writer);
     let mut writer = store.writer(&name("big/layer"), &any()).unwrap();
     assert_eq!(writer.status().unwrap().offset, held);
