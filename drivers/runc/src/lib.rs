@@ -7,9 +7,13 @@
 //! choose another), the files of a call while it lasts, and one small record
 //! a container that tells who its init is.
 
+mod advice;
+mod call;
 mod cgroup;
 mod command;
+mod delete;
 mod init;
+mod make;
 mod message;
 mod options;
 mod runtime;

@@ -1,28 +1,22 @@
 //! [`Runtime`] by the commands of an OCI runtime.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-use containerkit::lock::{FileLock, Wait};
 use containerkit::oci_spec::runtime::LinuxResources;
 use containerkit::runtime::{
     CreateRequest, DeleteMode, ExecRequest, KillScope, ProcessEntry, RuntimeCapabilities,
-    RuntimeInfo, RuntimeState, RuntimeStatus, StartedProcess, Stats, Stdio,
+    RuntimeInfo, RuntimeState, RuntimeStatus, StartedProcess, Stats,
 };
-use containerkit::{ContainerId, Error, ErrorKind, IoContext, Result, Runtime, fs, quote};
-use serde::Deserialize;
+use containerkit::{ContainerId, Error, ErrorKind, IoContext, Result, Runtime, quote};
 
 use crate::Runc;
+use crate::advice;
 use crate::command::{self, Call, LIST_LIMIT, OUTPUT_LIMIT, Output, Streams};
-use crate::message::{failure, last_error, printable};
+use crate::make::check_stdio;
+use crate::message::{last_error, printable};
 use crate::scratch::Scratch;
 use crate::wire;
 
-/// The largest `config.json` that is read.
-const CONFIG_LIMIT: u64 = 16 << 20;
-/// The longest path of a unix socket.
-const SOCKET_LIMIT: usize = 107;
 /// SIGKILL.
 const KILL: i32 = 9;
 
@@ -52,6 +46,9 @@ impl Runtime for Runc {
                     quote(&String::from_utf8_lossy(&output.stdout))
                 ),
             ));
+        }
+        if let Some(advice) = advice::old(&name, &version) {
+            log::info!("{}: {advice}", self.options.binary.display());
         }
         // crun 1.8 and others do not know the command, and say so by failing.
         let features = command::ask(&self.options, &["features"])
@@ -245,190 +242,6 @@ impl Runtime for Runc {
 }
 
 impl Runc {
-    /// `create` and `run`. A failure leaves no container behind.
-    fn make(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        request: CreateRequest,
-    ) -> Result<StartedProcess> {
-        check_stdio(&request.stdio, terminal_of(&request.bundle)?)?;
-        fs::ensure_dir(&self.locks, 0o700)?;
-        // Held until the container is there, so that the cleaning after a
-        // failure never meets a container that somebody else makes.
-        let lock = FileLock::acquire(
-            &self.locks.join(id.as_str()),
-            &format!("container {id}"),
-            Wait::No,
-        )?;
-        let result = self.make_locked(verb, id, request);
-        let _ = lock.remove();
-        result
-    }
-
-    fn make_locked(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        request: CreateRequest,
-    ) -> Result<StartedProcess> {
-        fs::ensure_dir(&self.options.root, 0o700)?;
-        if self.has_folder(id) {
-            // A killed runtime leaves a folder that is no container.
-            match self.state(id) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.delete(id, DeleteMode::Force)?;
-                }
-                _ => return Err(taken(id)),
-            }
-        }
-        let scratch = Scratch::new(&self.calls)?;
-        let args = vec!["--bundle".into(), request.bundle.into_os_string()];
-        let args = match verb {
-            "run" => [vec!["--detach".into()], args].concat(),
-            _ => args,
-        };
-        let made = self
-            .launch(verb, id, args, request.stdio, &scratch)
-            .and_then(|output| {
-                let process = crate::init::started(&scratch.file("pid"), output.started)
-                    .map_err(|e| e.context(format!("container {id}: {} {verb}", self.program)))?;
-                self.inits.remember(id, &process)?;
-                Ok(process)
-            });
-        made.inspect_err(|error| {
-            if error.kind() == ErrorKind::AlreadyExists || !self.has_folder(id) {
-                return;
-            }
-            if let Err(error) = self.delete(id, DeleteMode::Force) {
-                log::warn!("container {id}: cleaning up after a failed {verb}: {error}");
-            }
-        })
-    }
-
-    /// Runs a command whose streams become those of a container's process.
-    fn launch(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        mut args: Vec<OsString>,
-        stdio: Stdio,
-        scratch: &Scratch,
-    ) -> Result<Output> {
-        args.push("--pid-file".into());
-        args.push(scratch.file("pid").into_os_string());
-        let streams = match stdio {
-            Stdio::Fds {
-                stdin,
-                stdout,
-                stderr,
-            } => Streams::Given {
-                stdin,
-                stdout,
-                stderr,
-            },
-            Stdio::Console(socket) => {
-                args.push("--console-socket".into());
-                args.push(socket.into_os_string());
-                Streams::Captured
-            }
-        };
-        args.push(id.as_str().into());
-        let log = scratch.write("log", b"")?;
-        let call = Call {
-            verb,
-            args,
-            streams,
-            log: Some(&log),
-            limit: OUTPUT_LIMIT,
-        };
-        let output = command::run(&self.options, call)
-            .map_err(|error| error.context(format!("container {id}")))?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let file = std::fs::File::open(&log).io_context(|| "open the runtime's log")?;
-        let said = fs::read_limited(&file, "the runtime's log", OUTPUT_LIMIT)?;
-        match last_error(&said).or_else(|| last_error(&output.stderr)) {
-            Some(text) => Err(failure(&self.program, verb, id, &text)),
-            None => Err(self.silent(verb, id, &output)),
-        }
-    }
-
-    /// A command on a container that exists, its output captured.
-    fn simple(&self, verb: &'static str, id: &ContainerId, args: &[&str]) -> Result<Output> {
-        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        args.push(id.as_str().into());
-        self.call(verb, id, args, OUTPUT_LIMIT)
-    }
-
-    fn call(
-        &self,
-        verb: &'static str,
-        id: &ContainerId,
-        args: Vec<OsString>,
-        limit: u64,
-    ) -> Result<Output> {
-        let call = Call {
-            verb,
-            args,
-            streams: Streams::Captured,
-            log: None,
-            limit,
-        };
-        let output = command::run(&self.options, call)
-            .map_err(|error| error.context(format!("container {id}")))?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        match last_error(&output.stderr) {
-            Some(text) => Err(failure(&self.program, verb, id, &text)),
-            None => Err(self.silent(verb, id, &output)),
-        }
-    }
-
-    /// The error of a command that failed without a word: perhaps the program
-    /// cannot even be loaded, and said so on the container's stderr.
-    fn silent(&self, verb: &str, id: &ContainerId, output: &Output) -> Error {
-        match command::ask(&self.options, &["--version"]) {
-            Ok(version) if !version.status.success() => self.unusable(&version),
-            Err(error) => error,
-            Ok(_) => Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "container {id}: {} {verb}: {}",
-                    self.program,
-                    output.status_text()
-                ),
-            ),
-        }
-    }
-
-    /// The error of a program that cannot tell its version.
-    fn unusable(&self, output: &Output) -> Error {
-        let why = last_error(&output.stderr).unwrap_or_else(|| output.status_text());
-        crate::options::missing(&self.options.binary.display().to_string(), &printable(&why))
-    }
-
-    fn delete_by_force(&self, id: &ContainerId) -> Result<()> {
-        let force = || match self.simple("delete", id, &["--force"]) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result.map(drop),
-        };
-        let Err(first) = force() else { return Ok(()) };
-        // Helps a runtime that gave up waiting for the init, and one that
-        // cannot read its own state, as far as we know the init.
-        self.inits.end(id)?;
-        let Err(error) = force() else { return Ok(()) };
-        let damaged = matches!(error.kind(), ErrorKind::Unavailable) && self.inits.knows(id);
-        if !damaged || self.state(id).is_ok() {
-            return Err(first);
-        }
-        log::warn!("container {id}: the runtime's state is damaged and removed: {error}");
-        self.inits.end_all(id)?;
-        fs::remove_tree_path(&self.options.root.join(id.as_str()))
-    }
-
     fn list_one_by_one(&self, failed: &Output) -> Result<Vec<RuntimeState>> {
         let why = last_error(&failed.stderr).unwrap_or_else(|| failed.status_text());
         log::warn!("{} list: {}", self.program, printable(&why));
@@ -463,14 +276,6 @@ impl Runc {
         Ok(states)
     }
 
-    fn has_folder(&self, id: &ContainerId) -> bool {
-        self.options
-            .root
-            .join(id.as_str())
-            .symlink_metadata()
-            .is_ok()
-    }
-
     fn want(&self, id: &ContainerId, verb: &str, wanted: &[RuntimeStatus]) -> Result<()> {
         let state = self.state(id)?;
         match wanted.contains(&state.status) {
@@ -480,59 +285,7 @@ impl Runc {
     }
 }
 
-fn taken(id: &ContainerId) -> Error {
-    Error::already_exists(format!("container {id} exists already"))
-}
-
 fn unfit(id: &ContainerId, verb: &str, status: RuntimeStatus) -> Error {
     let status = format!("{status:?}").to_lowercase();
     Error::precondition(format!("container {id} is {status}: it cannot {verb}"))
-}
-
-/// Whether a bundle's spec asks for a terminal; also that there is a spec.
-fn terminal_of(bundle: &Path) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Spec {
-        #[serde(default)]
-        process: Process,
-    }
-    #[derive(Default, Deserialize)]
-    struct Process {
-        #[serde(default)]
-        terminal: bool,
-    }
-    if !bundle.is_absolute() || bundle.as_os_str().as_bytes().contains(&0) {
-        return Err(Error::invalid(format!(
-            "bundle {}: want an absolute path",
-            quote(&bundle.to_string_lossy())
-        )));
-    }
-    let path = bundle.join("config.json");
-    let shown = path.display();
-    let file = std::fs::File::open(&path).io_context(|| format!("open {shown}"))?;
-    let data = fs::read_limited(&file, &shown.to_string(), CONFIG_LIMIT)?;
-    let spec: Spec = serde_json::from_slice(&data)
-        .map_err(|e| Error::invalid(format!("{shown} is not a runtime spec")).with_source(e))?;
-    Ok(spec.process.terminal)
-}
-
-/// A terminal needs a console socket, and only a terminal.
-fn check_stdio(stdio: &Stdio, terminal: bool) -> Result<()> {
-    match (stdio, terminal) {
-        (Stdio::Fds { .. }, true) => Err(Error::invalid(
-            "the process wants a terminal and got three descriptors instead of a console socket",
-        )),
-        (Stdio::Console(_), false) => Err(Error::invalid(
-            "the process wants no terminal and got a console socket",
-        )),
-        (Stdio::Console(path), true)
-            if !path.is_absolute() || path.as_os_str().len() > SOCKET_LIMIT =>
-        {
-            Err(Error::invalid(format!(
-                "console socket {}: want an absolute path of at most {SOCKET_LIMIT} bytes",
-                quote(&path.to_string_lossy())
-            )))
-        }
-        _ => Ok(()),
-    }
 }

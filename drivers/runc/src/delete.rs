@@ -1,0 +1,26 @@
+//! Deleting by force, whatever state the runtime's own records are in.
+
+use containerkit::{ContainerId, ErrorKind, Result, Runtime, fs};
+
+use crate::Runc;
+
+impl Runc {
+    pub(crate) fn delete_by_force(&self, id: &ContainerId) -> Result<()> {
+        let force = || match self.simple("delete", id, &["--force"]) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map(drop),
+        };
+        let Err(first) = force() else { return Ok(()) };
+        // Helps a runtime that gave up waiting for the init, and one that
+        // cannot read its own state, as far as we know the init.
+        self.inits.end(id)?;
+        let Err(error) = force() else { return Ok(()) };
+        let damaged = matches!(error.kind(), ErrorKind::Unavailable) && self.inits.knows(id);
+        if !damaged || self.state(id).is_ok() {
+            return Err(first);
+        }
+        log::warn!("container {id}: the runtime's state is damaged and removed: {error}");
+        self.inits.end_all(id)?;
+        fs::remove_tree_path(&self.options.root.join(id.as_str()))
+    }
+}
