@@ -321,8 +321,8 @@ fn check_so(package: &Package) {
             dependency.name
         );
     }
-    let files: Vec<Source> = sources(&root())
-        .into_iter()
+    let files: Vec<&Source> = sources(&root())
+        .iter()
         .filter(|source| source.path.starts_with(&format!("{}/", package.folder)))
         .collect();
     assert_eq!(files.len(), 1, "{name} has one source file");
@@ -445,10 +445,10 @@ fn i6_errors_are_closed() {
         .map(|k| (k.name(), k.code()))
         .collect();
     assert_eq!(found, KINDS, "a kind's name and code are for ever");
-    let homes: Vec<String> = sources(&root())
-        .into_iter()
+    let homes: Vec<&str> = sources(&root())
+        .iter()
         .filter(|source| source.code.contains("enum ErrorKind"))
-        .map(|source| source.path)
+        .map(|source| source.path.as_str())
         .collect();
     assert_eq!(
         homes,

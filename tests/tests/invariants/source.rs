@@ -1,6 +1,7 @@
 //! The workspace's files, and Rust source without comments and text.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A Rust file.
 pub(crate) struct Source {
@@ -29,8 +30,13 @@ impl Source {
     }
 }
 
-/// Every Rust file below the workspace, build products left out.
-pub(crate) fn sources(root: &Path) -> Vec<Source> {
+/// Every Rust file below the workspace, build products left out; read once.
+pub(crate) fn sources(root: &Path) -> &'static [Source] {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(|| read_sources(root))
+}
+
+fn read_sources(root: &Path) -> Vec<Source> {
     let found: Vec<Source> = texts(root)
         .into_iter()
         .filter(|(path, _)| path.ends_with(".rs"))
