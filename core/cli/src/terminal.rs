@@ -20,7 +20,7 @@ impl Raw {
         let saved = rustix::termios::tcgetattr(&stdin).io_context(|| "read the terminal's mode")?;
         let mut raw = saved.clone();
         raw.make_raw();
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)
             .io_context(|| "set the terminal's mode")?;
         Ok(Some(Raw { saved }))
     }
@@ -28,22 +28,26 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.saved);
+        let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.saved);
     }
 }
 
 /// Gives the container's terminal the size of the user's.
 pub(crate) fn copy_size(console: BorrowedFd<'_>) {
-    let size = [
+    if let Some(size) = size() {
+        let _ = rustix::termios::tcsetwinsize(console, size);
+    }
+}
+
+/// The size of the user's terminal, when there is one.
+pub(crate) fn size() -> Option<Winsize> {
+    [
         rustix::termios::tcgetwinsize(std::io::stdout()),
         rustix::termios::tcgetwinsize(std::io::stdin()),
     ]
     .into_iter()
     .flatten()
-    .find(|size: &Winsize| size.ws_row > 0);
-    if let Some(size) = size {
-        let _ = rustix::termios::tcsetwinsize(console, size);
-    }
+    .find(|size| size.ws_row > 0)
 }
 
 /// Copies between the user and the container's terminal.

@@ -224,6 +224,7 @@ fn spec_request(args: &RunArgs) -> Result<SpecRequest> {
         user: args.user.clone(),
         hostname: args.hostname.clone(),
         terminal: args.tty,
+        console_size: crate::terminal::size().map(|size| (size.ws_row, size.ws_col)),
         read_only: args.read_only,
         privileged: args.privileged,
         cap_add: args.cap_add.clone(),

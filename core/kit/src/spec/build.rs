@@ -1,6 +1,6 @@
 //! [`build`]: all parts put together.
 
-use oci_spec::runtime::{Process, Root as SpecRoot, Spec, User};
+use oci_spec::runtime::{BoxBuilder, Process, Root as SpecRoot, Spec, User};
 
 use super::caps::{self, CapabilitySet};
 use super::user::ResolvedUser;
@@ -68,6 +68,11 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
         .set_capabilities(Some(capabilities.to_spec()))
         .set_rlimits((!request.ulimits.is_empty()).then(|| request.ulimits.clone()))
         .set_no_new_privileges(Some(no_new_privileges));
+
+    if let (true, Some((rows, columns))) = (request.terminal, request.console_size) {
+        let size = BoxBuilder::default().height(rows).width(columns).build();
+        process.set_console_size(size.ok());
+    }
 
     let parts = mounts::mounts(request, &image, rootfs, &hostname)?;
     let mut root = SpecRoot::default();

@@ -91,6 +91,8 @@ pub struct SpecRequest {
     pub hostname: Option<String>,
     /// A terminal for the process.
     pub terminal: bool,
+    /// Rows and columns that the terminal begins with.
+    pub console_size: Option<(u16, u16)>,
     /// The root file system read-only.
     pub read_only: bool,
     /// All capabilities and devices, nothing masked, no seccomp.
