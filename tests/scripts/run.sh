@@ -42,7 +42,7 @@ kit() { $SUDO "$bin" --config "$config" "$@"; }
 kit_for_crun() {
     if [ -d /sys/fs/cgroup/unified ]; then
         $SUDO unshare -m --propagation private sh -c \
-            'umount /sys/fs/cgroup/unified && exec "$@"' sh "$bin" --config "$config" "$@"
+            'umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified && exec "$@"' sh "$bin" --config "$config" "$@"
     else
         kit "$@"
     fi

@@ -47,6 +47,9 @@ impl App {
         let flags = flags(global)?;
         let config = Arc::new(Config::load(&flags)?);
         log::set_max_level(config.log_level);
+        for warning in &config.warnings {
+            log::warn!("{warning}");
+        }
         Ok(App {
             drivers: Arc::new(LoadedDrivers::new(Arc::clone(&config))),
             config,

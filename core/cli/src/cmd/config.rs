@@ -6,13 +6,19 @@ use containerkit_config::Config;
 use crate::Outcome;
 use crate::app::flags;
 use crate::args::{ConfigCommand, Global};
-use crate::output;
+use crate::output::{self, Format};
 
 pub(crate) fn run(global: &Global, command: ConfigCommand) -> Result<Outcome> {
     match command {
         ConfigCommand::Default => output::print_text(Config::default_toml()),
         ConfigCommand::Schema => output::print_json(&Config::schema())?,
-        ConfigCommand::Dump => output::print_text(&Config::load(&flags(global)?)?.dump()),
+        ConfigCommand::Dump => {
+            let config = Config::load(&flags(global)?)?;
+            match global.format {
+                Format::Json => output::print_json(&config.to_json())?,
+                Format::Text => output::print_text(&config.dump()),
+            }
+        }
         ConfigCommand::Check => return check(global),
     }
     Ok(Outcome::Success)

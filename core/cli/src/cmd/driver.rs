@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use containerkit::{DriverInfo, DriverKind, Error, InstanceName, Result};
+use containerkit::{DriverInfo, Error, InstanceName, Result};
 use containerkit_config::DriverStatus;
 use containerkit_plugin::host::Library;
 use serde_json::{Value, json};
@@ -20,27 +20,11 @@ pub(crate) fn run(app: &App, command: DriverCommand) -> Result<Outcome> {
     }
 }
 
-fn to_json(status: &DriverStatus) -> Value {
-    json!({
-        "kind": status.kind,
-        "instance": status.instance,
-        "driver": status.driver,
-        "version": status.version,
-        "abi": status.abi,
-        "path": status.path,
-        "sha256": status.sha256,
-        "capabilities": status.capabilities,
-        "status": if status.reason.is_none() { "ok" } else { "failed" },
-        "reason": status.reason,
-        "default": status.default,
-    })
-}
-
-/// One line a driver; a failed one fails the command, so that scripts see it.
+/// One line a driver. A failed one is told of, and fails no listing.
 fn ls(app: &App) -> Result<Outcome> {
     let all = app.drivers.status_all();
     if app.format == Format::Json {
-        output::print_json(&all.iter().map(to_json).collect::<Vec<_>>())?;
+        output::print_json(&all)?;
         return Ok(Outcome::Success);
     }
     let dash = || "-".to_string();
@@ -121,7 +105,7 @@ fn inspect(app: &App, target: &str) -> Result<Outcome> {
             "abi": library.abi_version().to_string(),
             "sha256": sha256,
             "drivers": infos,
-            "instances": statuses.iter().map(to_json).collect::<Vec<_>>(),
+            "instances": statuses,
         }))?;
         return Ok(Outcome::Success);
     }
@@ -162,40 +146,54 @@ fn inspect(app: &App, target: &str) -> Result<Outcome> {
 
 fn trace(app: &App) -> Result<Outcome> {
     let mut report = Vec::new();
-    let statuses = app.drivers.status_all();
-    for ((kind, name), instance) in &app.config.instances {
-        let (_, tried) =
-            containerkit_plugin::host::search(&instance.driver, &app.config.driver_path, true);
-        let outcome = statuses
-            .iter()
-            .find(|s| s.kind == *kind && s.instance == *name)
-            .and_then(|s| s.reason.clone());
+    for (trace, status) in app
+        .drivers
+        .trace()
+        .into_iter()
+        .zip(app.drivers.status_all())
+    {
+        let declared = match &trace.declaration {
+            Some(Ok(declared)) => Some(format!("declares ABI {}", declared.abi_version)),
+            _ => None,
+        };
         if app.format == Format::Text {
-            print_trace(*kind, name, &instance.driver, outcome.as_deref());
-            for step in &tried {
+            let outcome = status
+                .reason
+                .as_ref()
+                .map_or("loaded".into(), |why| format!("failed: {why}"));
+            output::print_line(&format!(
+                "{} {} ({}, {}): {outcome}",
+                trace.kind, trace.instance, trace.driver, trace.origin
+            ));
+            for step in &trace.tried {
                 output::print_line(&format!("  {}: {}", step.path.display(), step.outcome));
             }
+            if let Some(declared) = &declared {
+                output::print_line(&format!("  {declared}"));
+            }
+            for hint in status.hint.iter().flat_map(|hint| hint.lines()) {
+                output::print_line(&format!("  {hint}"));
+            }
         }
-        let tried: Vec<Value> = tried
+        let tried: Vec<Value> = trace
+            .tried
             .iter()
             .map(|step| json!({ "path": step.path, "outcome": step.outcome }))
             .collect();
         report.push(json!({
-            "kind": kind,
-            "instance": name,
-            "file": instance.driver,
+            "kind": trace.kind,
+            "instance": trace.instance,
+            "file": trace.driver,
+            "configured": trace.origin.to_string(),
             "tried": tried,
-            "status": if outcome.is_none() { "ok" } else { "failed" },
-            "reason": outcome,
+            "declared": declared,
+            "status": status.status,
+            "reason": status.reason,
+            "hint": status.hint,
         }));
     }
     if app.format == Format::Json {
         output::print_json(&report)?;
     }
     Ok(Outcome::Success)
-}
-
-fn print_trace(kind: DriverKind, name: &InstanceName, file: &str, reason: Option<&str>) {
-    let outcome = reason.map_or("loaded".into(), |why| format!("failed: {why}"));
-    output::print_line(&format!("{kind} {name} ({file}): {outcome}"));
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use containerkit::container::{Containers, NewContainer, RootSource};
 use containerkit::kit::Drivers;
 use containerkit::record::AfterExit;
-use containerkit::shim::{ExitRecord, RuntimeRef, Shim};
+use containerkit::shim::{ExitRecord, Shim};
 use containerkit::spec::{self, NetworkMode, SpecRequest};
-use containerkit::{Context, DriverKind, Error, InstanceName, IoContext, Labels, Result, fs};
+use containerkit::{Context, Error, InstanceName, IoContext, Labels, Result, fs};
 
 use crate::Outcome;
 use crate::app::{App, existing_dir, split_pair};
@@ -24,14 +24,13 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
             .with_hint("remove it when no container of it is in use"));
     }
     let new = request(app, &args)?;
-    let runtime = runtime_ref(app, new.runtime.as_ref())?;
     let created = containers.create(new, &|| signals.interrupted())?;
     let record = created.record.clone();
     if let Some(path) = &args.cidfile {
         let id = record.id.to_string();
         fs::write_atomic(path, id.as_bytes(), 0o644, fs::Durability::Volatile)?;
     }
-    let mut shim = match stdio(&args).and_then(|stdio| created.launch(runtime, stdio)) {
+    let mut shim = match stdio(&args).and_then(|stdio| created.launch(stdio)) {
         Ok(shim) => shim,
         Err(error) => {
             remove_cidfile(&args);
@@ -133,19 +132,6 @@ pub(crate) fn containers(app: &App) -> Result<Containers> {
     ))
 }
 
-fn runtime_ref(app: &App, instance: Option<&InstanceName>) -> Result<RuntimeRef> {
-    let name = instance.unwrap_or(&app.config.default.runtime);
-    let resolved = app.drivers.resolve(DriverKind::Runtime, name)?;
-    Ok(RuntimeRef {
-        library: resolved.path,
-        sha256: resolved.pin,
-        instance: resolved.context.instance.clone(),
-        root: resolved.context.root.clone(),
-        state: resolved.context.state.clone(),
-        options: resolved.context.options.clone(),
-    })
-}
-
 /// Flags to a request; everything is checked before anything is made.
 fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
     let spec = spec_request(args)?;
@@ -155,6 +141,7 @@ fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
     let runtime: Option<InstanceName> = args.runtime.as_deref().map(str::parse).transpose()?;
     let snapshotter: Option<InstanceName> =
         args.snapshotter.as_deref().map(str::parse).transpose()?;
+    let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
     let source = match &args.rootfs {
         Some(dir) => RootSource::Directory(existing_dir(dir)?),
         None => image_source(app, &args.words[0], args.snapshotter.as_deref())?,
@@ -164,6 +151,7 @@ fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
         source,
         spec,
         runtime,
+        runtime_stamp,
         snapshotter,
         after_exit: if args.rm {
             AfterExit::Remove

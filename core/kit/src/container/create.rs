@@ -14,8 +14,9 @@ use crate::ids::{ContainerId, InstanceName, SnapshotKey};
 use crate::lock::{FileLock, Wait};
 use crate::mount::{Access, Mount};
 use crate::process::ProcessIdentity;
-use crate::record::{AfterExit, ContainerRecord};
+use crate::record::{AfterExit, ContainerRecord, DriverStamp};
 use crate::reference::Reference;
+use crate::shim::RuntimeRef;
 use crate::spec::{self, BuiltSpec, SpecRequest};
 use crate::value::{Labels, Timestamp};
 
@@ -47,8 +48,10 @@ pub struct NewContainer {
     /// What it shall be. `image`, `bundle`, `volumes_dir` and `cgroups_path`
     /// are set here.
     pub spec: SpecRequest,
-    /// The runtime; the default without one.
-    pub runtime: Option<InstanceName>,
+    /// What the shim loads to run it.
+    pub runtime: RuntimeRef,
+    /// The same as the record keeps it.
+    pub runtime_stamp: DriverStamp,
     /// The snapshotter; the default without one.
     pub snapshotter: Option<InstanceName>,
     /// Kept or removed at its end.
@@ -66,6 +69,7 @@ pub struct Created {
     pub(super) lock: Option<FileLock>,
     pub(super) mounts: Vec<Mount>,
     pub(super) terminal: bool,
+    pub(super) runtime: RuntimeRef,
     /// Its record.
     pub record: ContainerRecord,
     /// Its spec.
@@ -84,7 +88,6 @@ impl Containers {
             Some(name) => name.clone(),
             None => id.short().parse()?,
         };
-        let runtime = self.drivers.runtime(new.runtime.as_ref())?;
         let (image, snapshotter) = match &new.source {
             RootSource::Directory(_) => (None, None),
             RootSource::Image { name, digest, .. } => {
@@ -101,7 +104,7 @@ impl Containers {
             name,
             image: image.as_ref().map(|(name, _)| name.clone()),
             image_digest: image.map(|(_, digest)| digest),
-            runtime: runtime.stamp,
+            runtime: new.runtime_stamp.clone(),
             snapshotter: snapshotter.as_ref().map(|opened| opened.stamp.clone()),
             snapshot: snapshot.clone(),
             after_exit: new.after_exit,
@@ -113,6 +116,7 @@ impl Containers {
         let mut created = Created {
             containers: self.clone(),
             armed: true,
+            runtime: new.runtime.clone(),
             lock: None,
             mounts: Vec::new(),
             terminal: new.spec.terminal,

@@ -5,14 +5,14 @@ use std::os::fd::OwnedFd;
 use super::create::Created;
 use crate::error::{Error, Result};
 use crate::record::AfterExit;
-use crate::shim::{PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::shim::{PROTOCOL, Shim, ShimRequest};
 
 impl Created {
     /// Starts the shim, which takes the lock and the standard streams. From
     /// here on the container is the shim's; the caller ends with
     /// [`Containers::remove_ended`](super::Containers::remove_ended), or with
     /// [`Shim::finish`] for one that is kept.
-    pub fn launch(mut self, runtime: RuntimeRef, stdio: [OwnedFd; 3]) -> Result<Shim> {
+    pub fn launch(mut self, stdio: [OwnedFd; 3]) -> Result<Shim> {
         let lock = self
             .lock
             .take()
@@ -28,7 +28,7 @@ impl Created {
             id: id.clone(),
             bundle: self.containers.bundle_dir(id),
             mounts: self.mounts.clone(),
-            runtime,
+            runtime: self.runtime.clone(),
             terminal: self.terminal,
             state_dir: self.containers.state_dir(id),
             cleanup,
