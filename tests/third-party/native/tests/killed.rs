@@ -91,7 +91,7 @@ fn step(native: &Native, dice: u64) -> Result<()> {
     let committed = key(&format!("c{}", (dice >> 16) % 3));
     match dice % 8 {
         0..=2 => {
-            let parent = ((dice >> 24) % 3 != 0).then_some(&committed);
+            let parent = (!(dice >> 24).is_multiple_of(3)).then_some(&committed);
             let mounts = native.prepare(&active, parent, &Labels::new())?;
             // Straight into the bind's source; it may be on its way out.
             let _ = std::fs::write(Path::new(&mounts[0].source).join("file"), "x");
