@@ -7,11 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use containerkit::ErrorKind;
 use containerkit::lock::{FileLock, Wait, is_held};
+use containerkit::runtime::DeleteMode;
 use containerkit::shim::{
-    ExitSource, Shim, ShimRequest, read_exit, read_init, read_intent, recover,
+    ExitSource, Shim, ShimRequest, cgroups_at, kill_cgroups, read_exit, read_init, read_intent,
+    recover, remove_cgroups,
 };
+use containerkit::{DriverContext, ErrorKind};
+use containerkit_plugin::host::Library;
 use rustix::process::Signal;
 use support::*;
 
@@ -277,4 +280,44 @@ fn when_the_whole_shim_is_killed_the_next_command_ends_the_container() {
     assert_eq!(recover(&world.request.state_dir), Ok(Some(exit)));
     drop(lock);
     assert!(world.cgroup_dirs().is_empty(), "{:?}", world.cgroup_dirs());
+}
+
+/// What the next command does with it, whatever the moment was.
+#[test]
+fn a_whole_shim_killed_while_it_starts_can_be_cleaned_up_after() {
+    for delay in [0, 2, 5, 8, 11, 15, 20, 25, 30, 40] {
+        let world = World::new("sleep 1000");
+        let shim = world.launch([null(), null(), null()]).unwrap();
+        let state_dir = &world.request.state_dir;
+        until("an intent", || {
+            read_intent(state_dir).is_ok_and(|intent| intent.is_some())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let supervisor = read_intent(state_dir).unwrap().unwrap().shim.pid;
+        kill(parent(supervisor).unwrap(), Signal::KILL);
+        kill(supervisor, Signal::KILL);
+        drop(shim);
+        let lock = FileLock::acquire(&world.lock_path(), "container", HANDOVER).unwrap();
+        recover(state_dir).unwrap();
+        let planned = cgroups_at(&world.cgroup).unwrap();
+        kill_cgroups(&planned, std::time::Duration::from_secs(10)).unwrap();
+        let runtime = &world.request.runtime;
+        let context = DriverContext::new(runtime.instance.clone(), &runtime.root, &runtime.state)
+            .with_options(runtime.options.clone());
+        let deleted = Library::load(&runtime.library, None)
+            .unwrap()
+            .runtime(context)
+            .unwrap()
+            .delete(&world.request.id, DeleteMode::Force);
+        assert!(
+            deleted
+                .as_ref()
+                .map_or_else(|e| e.kind() == ErrorKind::NotFound, |()| true),
+            "{deleted:?}"
+        );
+        remove_cgroups(&cgroups_at(&world.cgroup).unwrap());
+        drop(lock);
+        until("the end of all", || world.processes().is_empty());
+        world.assert_gone();
+    }
 }

@@ -1,13 +1,13 @@
 //! Ending a container whose supervisor is dead.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
 use super::cgroup::{kill_cgroups, remove_cgroups};
-use super::state::{ExitRecord, InitRecord, read_exit, read_init, write_exit};
+use super::state::{ExitRecord, InitRecord, Intent, read_exit, read_init, read_intent, write_exit};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// SIGKILL is quick; what outlives this hangs in the kernel.
@@ -25,6 +25,9 @@ pub fn recover(state_dir: &Path) -> Result<Option<ExitRecord>> {
     if let Some(init) = &init {
         was_alive = kill_remains(init)?;
         remove_cgroups(&init.cgroups);
+    }
+    if let Some(intent) = read_intent(state_dir)? {
+        await_commands(&intent)?;
     }
     if let Some(exit) = read_exit(state_dir)? {
         return Ok(Some(exit));
@@ -73,10 +76,45 @@ pub fn kill_remains(init: &InitRecord) -> Result<bool> {
     Ok(was_alive)
 }
 
+/// Waits for the runtime's commands: they die with their supervisor, but a
+/// moment after its lock is free, and until then they make new things. They are
+/// known by their session, whose number may by now be another's: so nothing is
+/// killed here.
+fn await_commands(intent: &Intent) -> Result<()> {
+    if let Some(pidfd) = intent.shim.open()? {
+        ends_within(&pidfd, PATIENCE)?;
+    }
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut pause = Duration::from_micros(500);
+    while Instant::now() < end && has_members(intent.session) {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Whether a process of this session is alive.
+fn has_members(session: u32) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
+        // Fields 3 (state) and 6 (session), counted from the last `)`.
+        let fields = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+        let fields = String::from_utf8_lossy(fields);
+        let mut fields = fields.split_ascii_whitespace();
+        let lives = fields
+            .next()
+            .is_some_and(|state| !matches!(state, "Z" | "X"));
+        lives && fields.nth(2).and_then(|sid| sid.parse().ok()) == Some(session)
+    })
+}
+
 fn ends_within(pidfd: &std::os::fd::OwnedFd, time: Duration) -> Result<bool> {
-    let end = std::time::Instant::now() + time;
+    let end = Instant::now() + time;
     loop {
-        let left = end.saturating_duration_since(std::time::Instant::now());
+        let left = end.saturating_duration_since(Instant::now());
         let timeout =
             Timespec::try_from(left).map_err(|_| Error::internal("a wait is too long"))?;
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
@@ -117,6 +155,23 @@ mod tests {
         assert_eq!((exit.status(), exit.source), (137, ExitSource::Inferred));
         child.wait().expect("wait");
         assert_eq!(recover(dir.path()), Ok(Some(exit)));
+    }
+
+    #[test]
+    fn a_session_is_seen_while_it_has_a_living_member() {
+        let mut child = std::process::Command::new("setsid")
+            .args(["sleep", "100"])
+            .spawn()
+            .expect("spawn");
+        let end = Instant::now() + Duration::from_secs(10);
+        while !has_members(child.id()) {
+            assert!(Instant::now() < end, "no such session");
+        }
+        child.kill().expect("kill");
+        while has_members(child.id()) {
+            assert!(Instant::now() < end, "a zombie counts");
+        }
+        child.wait().expect("wait");
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Intent {
     pub version: u32,
     /// The process that supervises the container.
     pub shim: ProcessIdentity,
+    /// The session that the shim and the runtime's commands are in.
+    #[serde(default)]
+    pub session: u32,
     /// When.
     pub at: Timestamp,
 }
@@ -35,9 +38,11 @@ pub struct Intent {
 impl Intent {
     /// The intent of this process.
     pub fn new() -> Result<Intent> {
+        let session = rustix::process::getsid(None).io_context(|| "get the session")?;
         Ok(Intent {
             version: PROTOCOL,
             shim: ProcessIdentity::of(std::process::id())?,
+            session: u32::try_from(session.as_raw_nonzero().get()).unwrap_or_default(),
             at: Timestamp::now(),
         })
     }
