@@ -138,8 +138,7 @@ fn lock(layout: &Layout, dir: &Path, name: &IngestRef) -> Result<FileLock> {
     let mut last = None;
     // Between making the folder and locking in it, it may be aborted.
     for _ in 0..100 {
-        let result = ensure_dir(dir, 0o700)
-            .and_then(|()| FileLock::acquire(&lock_file(dir), &what(name), Wait::AtMost(PATIENCE)));
+        let result = ensure_dir(dir, 0o700).and_then(|()| acquire(dir, name));
         match result {
             Ok(lock) => return Ok(lock),
             Err(error) if error.kind() == ErrorKind::NotFound => last = Some(error),
