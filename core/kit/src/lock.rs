@@ -46,10 +46,12 @@ impl FileLock {
     /// names the locked object in the error, which is `Conflict` with holder
     /// and age.
     pub fn acquire(path: &Path, what: &str, wait: Wait) -> Result<FileLock> {
-        let deadline = match wait {
-            Wait::No => None,
-            Wait::AtMost(time) => Some(Instant::now() + time),
-        };
+        // One who only looks (`is_held`) has it shared for a moment.
+        let deadline = Instant::now()
+            + match wait {
+                Wait::No => Duration::from_millis(10),
+                Wait::AtMost(time) => time,
+            };
         let mut pause = Duration::from_millis(1);
         loop {
             let fd = open(path)?;
@@ -65,7 +67,7 @@ impl FileLock {
                     return Ok(lock);
                 }
                 Err(Errno::WOULDBLOCK) => {
-                    if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+                    if Instant::now() >= deadline {
                         return Err(held(what, holder(path)));
                     }
                     std::thread::sleep(pause);

@@ -186,7 +186,7 @@ impl Containers {
             image,
             bundle: self.bundle_dir(id),
             volumes_dir: self.root_dir(id).join("volumes"),
-            cgroups_path: format!("/containerkit/{id}"),
+            cgroups_path: self.cgroups_path(id),
             ..new.spec
         };
         let look: Vec<Mount> = created

@@ -85,6 +85,11 @@ impl Containers {
         self.root.join("containers").join(id.as_str())
     }
 
+    /// A container's cgroup below each hierarchy's mount point.
+    fn cgroups_path(&self, id: &ContainerId) -> String {
+        format!("/containerkit/{id}")
+    }
+
     fn lock_path(&self, id: &ContainerId) -> PathBuf {
         self.state_dir(id).join("lock")
     }

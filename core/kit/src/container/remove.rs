@@ -24,6 +24,8 @@ pub enum RemoveMode {
 
 /// How long a killed container's shim may take to end.
 const SHIM_END: Duration = Duration::from_secs(20);
+/// How long processes may take to die.
+const KILL: Duration = Duration::from_secs(10);
 
 impl Containers {
     /// Removes a container: processes, cgroup, bundle, snapshot, volumes,
@@ -34,7 +36,11 @@ impl Containers {
         shim::recover(&dir)?;
         // The shim wrote this before it asked the runtime for anything.
         if shim::read_intent(&dir)?.is_some() {
+            // A runtime that was killed half-way may have got to any of them.
+            let cgroups = shim::cgroups_at(&self.cgroups_path(&record.id))?;
+            shim::kill_cgroups(&cgroups, KILL)?;
             self.delete_from_runtime(record)?;
+            shim::remove_cgroups(&cgroups);
         }
         self.forget(record, lock)
     }
