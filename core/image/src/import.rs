@@ -113,8 +113,7 @@ struct Target<'a> {
 impl Target<'_> {
     /// Stores the blob of a descriptor; `false` when the source has it not.
     fn blob(&self, source: &dyn Source, name: &str, digest: &Digest, size: u64) -> Result<bool> {
-        // Opened even when the store has it: what the archive misses and the
-        // store has is there all the same.
+        // What the store has need not be in the source.
         if crate::resolve::is_there(self.store, digest)? {
             let info = self.store.info(digest)?;
             if info.size != size {
