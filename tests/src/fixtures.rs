@@ -128,8 +128,21 @@ fn lock(folder: &Path, name: &str) -> fs::File {
 }
 
 /// Copies a folder with edits, and touches only what changed, so that cargo
-/// sees no change where there is none.
+/// sees no change where there is none. What is gone there goes here.
 fn copy_tree(from: &Path, to: &Path, edits: &BTreeMap<PathBuf, String>) {
+    for old in fs::read_dir(to).into_iter().flatten() {
+        let old = old.expect("read an earlier copy");
+        if from.join(old.file_name()).exists() {
+            continue;
+        }
+        let is_dir = old.file_type().expect("file type").is_dir();
+        let removed = if is_dir {
+            fs::remove_dir_all(old.path())
+        } else {
+            fs::remove_file(old.path())
+        };
+        removed.expect("remove what is gone");
+    }
     for entry in fs::read_dir(from).expect("read a folder to copy") {
         let entry = entry.expect("read a folder to copy");
         let (from, to) = (entry.path(), to.join(entry.file_name()));

@@ -39,39 +39,33 @@ pub fn install_hook() {
     });
 }
 
-struct Depth;
-
-impl Depth {
-    fn enter() -> Depth {
-        let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
-        Depth
-    }
-}
-
-impl Drop for Depth {
-    fn drop(&mut self) {
-        let _ = DEPTH.try_with(|depth| depth.set(depth.get().saturating_sub(1)));
-    }
-}
-
-/// Runs `call`; a panic is its text.
+/// Runs `call`; a panic is its text. In the good case this costs one look at
+/// a thread-local, which has no destructor and so is always there.
+#[inline]
 pub fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    let depth = Depth::enter();
-    let result = catch_unwind(AssertUnwindSafe(call));
-    drop(depth);
-    result.map_err(|payload| {
-        let kept = LAST
-            .try_with(|last| last.borrow_mut().take())
-            .ok()
-            .flatten();
-        let text = kept.unwrap_or_else(|| payload_text(&*payload));
-        // Dropping it could panic again.
-        std::mem::forget(payload);
-        text
-    })
+    let result = DEPTH.with(|depth| {
+        depth.set(depth.get() + 1);
+        let result = catch_unwind(AssertUnwindSafe(call));
+        depth.set(depth.get() - 1);
+        result
+    });
+    result.map_err(text_of)
+}
+
+#[cold]
+fn text_of(payload: Box<dyn std::any::Any + Send>) -> String {
+    let kept = LAST
+        .try_with(|last| last.borrow_mut().take())
+        .ok()
+        .flatten();
+    let text = kept.unwrap_or_else(|| payload_text(&*payload));
+    // Dropping it could panic again.
+    std::mem::forget(payload);
+    text
 }
 
 /// Runs a driver's method; an error or a panic crosses as a value.
+#[inline]
 pub fn guard<T>(operation: &'static str, call: impl FnOnce() -> Result<T>) -> FResult<T> {
     match catch(call) {
         Ok(Ok(value)) => ROk(value),

@@ -26,7 +26,6 @@ use containerkit::{
 
 use super::convert::*;
 use super::fd;
-use super::guard::catch;
 use super::mirror::*;
 use super::value::*;
 
@@ -42,19 +41,19 @@ pub struct Proxy<T> {
     _claim: Option<Claim>,
 }
 
-/// A driver's answer. `call` is guarded too: a method that an older driver
-/// does not have, without a default here, panics on this side.
+/// A driver's answer. Not guarded: the driver's side is, and a method that an
+/// older driver does not have has a default body here.
+#[inline]
 fn answer<T, U>(
     instance: &str,
     operation: &str,
     call: impl FnOnce() -> Result<FResult<T>>,
     convert: impl FnOnce(T) -> Result<U>,
 ) -> Result<U> {
-    let result = match catch(call) {
-        Ok(Ok(RResult::ROk(value))) => convert(value),
-        Ok(Ok(RResult::RErr(error))) => Err(error_in(error)),
-        Ok(Err(error)) => Err(error),
-        Err(text) => Err(broken(text)),
+    let result = match call() {
+        Ok(RResult::ROk(value)) => convert(value),
+        Ok(RResult::RErr(error)) => Err(error_in(error)),
+        Err(error) => Err(error),
     };
     result.map_err(|error| error.in_driver(instance, operation))
 }
