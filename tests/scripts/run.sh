@@ -60,12 +60,12 @@ summary() {
 
 echo "== import and run: runtime runc, snapshotter overlay, content local"
 kit image import "$work/busybox" --name busybox
-kit run --rm busybox sh -c 'echo "hello from $(hostname), $(id -un), root is $(stat -f -c %T /)"'
+kit run --rm busybox sh -c 'echo "hello from $(hostname), $(id -un), root is $(awk '\''$2 == "/" { print $3 }'\'' /proc/mounts)"'
 summary runc overlay local
 
 echo "== one line of TOML: snapshotter = \"native\""
 sed -i 's/^snapshotter = .*/snapshotter = "native"/' "$config"
-kit run --rm busybox sh -c 'echo "hello from $(hostname), $(id -un), root is $(stat -f -c %T /)"'
+kit run --rm busybox sh -c 'echo "hello from $(hostname), $(id -un), root is $(awk '\''$2 == "/" { print $3 }'\'' /proc/mounts)"'
 summary runc native local
 
 echo "== one line of TOML: runtime = \"crun\""

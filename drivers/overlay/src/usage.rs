@@ -21,6 +21,10 @@ use crate::folders::Folders;
 /// How long one operation waits for another on the same snapshot.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a mount may outlive its end: a process that another thread of the
+/// mounter is just starting has copies of all descriptors until it executes.
+const LINGER: Duration = Duration::from_millis(250);
+
 /// Takes the snapshot for an operation, until the descriptor is closed.
 /// `None` when it has no folder (any more).
 pub(crate) fn operate(folders: &Folders, id: i64, key: &SnapshotKey) -> Result<Option<OwnedFd>> {
@@ -72,15 +76,24 @@ pub(crate) fn check_unmounted(
         ))
         .with_hint("unmount it, or end the container that runs on it")
     };
-    if !lock(&fd).map_err(|e| Error::io(format!("lock snapshot {key}"), e))? {
-        return Err(mounted(format!(" by {}", holder(&fd))));
+    let deadline = Instant::now() + LINGER;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let error = if !lock(&fd).map_err(|e| Error::io(format!("lock snapshot {key}"), e))? {
+            mounted(format!(" by {}", holder(&fd)))
+        } else if containerkit::mounter::is_upper_in_use(&folders.fs(id))
+            .map_err(|e| e.context(format!("snapshot {key}")))?
+        {
+            mounted(String::new())
+        } else {
+            return Ok(Some(fd));
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
-    if containerkit::mounter::is_upper_in_use(&folders.fs(id))
-        .map_err(|e| e.context(format!("snapshot {key}")))?
-    {
-        return Err(mounted(String::new()));
-    }
-    Ok(Some(fd))
 }
 
 fn lock(fd: &OwnedFd) -> rustix::io::Result<bool> {

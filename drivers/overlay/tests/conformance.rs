@@ -8,7 +8,7 @@ use containerkit_overlay::Overlay;
 fn conforms() {
     let results = snapshot::run(&|root| {
         let context = DriverContext::new("overlay".parse()?, root, root.join("state"));
-        Ok(Box::new(Overlay::open(context)?))
+        Ok(std::sync::Arc::new(Overlay::open(context)?))
     });
     assert_conforms(&results, &[]);
 }

@@ -17,6 +17,7 @@ mod life;
 mod metadata;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use containerkit::{Result, Snapshotter};
 
@@ -24,7 +25,7 @@ use crate::{Case, CaseResult};
 
 /// Opens an instance on this root, an existing folder. Called again with the
 /// same root only after the instance before is dropped.
-pub type Factory = dyn Fn(&Path) -> Result<Box<dyn Snapshotter>>;
+pub type Factory = dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
 
 /// Every case, in the order of their ids.
 pub fn cases() -> Vec<Case<Factory>> {

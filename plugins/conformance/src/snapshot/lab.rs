@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use containerkit::fs::unique_name;
 use containerkit::mounter::{mount_detached, unmount};
@@ -16,7 +17,7 @@ use super::Factory;
 /// A root of its own with an instance on it.
 pub(super) struct Lab<'a> {
     factory: &'a Factory,
-    snapshotter: Option<Box<dyn Snapshotter>>,
+    snapshotter: Option<Arc<dyn Snapshotter>>,
     pub(super) dir: PathBuf,
 }
 

@@ -11,7 +11,7 @@ const UNSUPPORTED: [&str; 5] = ["DRV-S-53", "DRV-S-54", "DRV-S-55", "DRV-S-56", 
 fn conforms() {
     let results = snapshot::run(&|root| {
         let context = DriverContext::new("native".parse()?, root, root.join("state"));
-        Ok(Box::new(Native::open(context)?))
+        Ok(std::sync::Arc::new(Native::open(context)?))
     });
     assert_conforms(&results, &UNSUPPORTED);
 }
