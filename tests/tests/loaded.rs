@@ -3,12 +3,21 @@
 //! the same results.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerkit::DriverContext;
 use containerkit_conformance::{assert_conforms, content, runtime, snapshot};
 use containerkit_plugin::host::Library;
 use containerkit_tests::kit::built;
+
+/// One suite at a time: a process that one of them starts has, for a moment,
+/// the mounts and descriptors of the others, which is what a mounted snapshot
+/// looks like.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn library(name: &str) -> Arc<Library> {
     let path = built().join(format!("libcontainerkit_{name}.so"));
@@ -17,6 +26,7 @@ fn library(name: &str) -> Arc<Library> {
 
 #[test]
 fn local_conforms() {
+    let _alone = alone();
     let library = library("local");
     let dir = tempfile::tempdir().expect("tempdir");
     let stores = content::Folders::new(dir.path(), move |context: DriverContext| {
@@ -27,6 +37,7 @@ fn local_conforms() {
 
 #[test]
 fn overlay_conforms() {
+    let _alone = alone();
     let library = library("overlay");
     let results = snapshot::run(&move |root| {
         let context = DriverContext::new("overlay".parse()?, root, root.join("state"));
@@ -37,6 +48,7 @@ fn overlay_conforms() {
 
 #[test]
 fn runc_conforms() {
+    let _alone = alone();
     let library = library("runc");
     let folder = tempfile::tempdir().expect("tempdir");
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o711)).expect("chmod");

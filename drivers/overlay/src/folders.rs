@@ -143,11 +143,22 @@ impl Folders {
             .map_err(|e| e.context(format!("in {}", self.trash_path().display())))
     }
 
-    /// An overlay's work folder, which a committed snapshot does not need.
+    /// Deletes an overlay's work folder, which a committed snapshot does not
+    /// need. Out of the way first: one who is just mounting the snapshot finds
+    /// it there or not, and never half of it.
     pub(crate) fn drop_work(&self, id: i64) -> Result<()> {
-        match self.open_one(id)? {
-            Some(folder) => remove_tree(folder.as_fd(), c"work"),
-            None => Ok(()),
+        let Some(folder) = self.open_one(id)? else {
+            return Ok(());
+        };
+        let name = CString::new(unique_name(&format!("{id}.work")))
+            .map_err(|_| Error::internal("a number holds a NUL"))?;
+        match rustix::fs::renameat(&folder, "work", &self.trash, &name) {
+            Ok(()) => self.delete(&name),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Error::io(
+                format!("set the work folder of {} aside", self.path(id).display()),
+                errno,
+            )),
         }
     }
 

@@ -1,13 +1,13 @@
 //! Whether the file system beneath a root can serve: asked once, then
 //! remembered by the root's device.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use containerkit::fs::{ensure_dir, open_in_root, remove_tree_path, unique_name};
 use containerkit::mounter::{is_upper_in_use, mount_detached};
 use containerkit::{Error, IoContext, Mount, Result};
-use rustix::fs::{Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
@@ -33,10 +33,32 @@ pub(crate) fn run(root: &Path, trash: &Path) -> Result<()> {
             "it is an overlay itself, as in a container, and overlays do not stack on overlays",
         ));
     }
-    let dir = trash.join(unique_name("probe"));
+    let (dir, _held) = make(trash)?;
     let result = try_out(&dir, &unfit);
     let removed = remove_tree_path(&dir);
     result.and(removed)
+}
+
+/// A folder of our own in the trash, held, so that nobody who empties the
+/// trash takes it for trash before the probe has ended.
+fn make(trash: &Path) -> Result<(PathBuf, OwnedFd)> {
+    loop {
+        let dir = trash.join(unique_name("probe"));
+        ensure_dir(&dir, 0o700)?;
+        let held = (|| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(&dir, flags, Mode::empty())?;
+            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+            // Somebody may have been emptying the trash just then.
+            rustix::fs::stat(&dir)?;
+            Ok(fd)
+        })();
+        match held {
+            Ok(fd) => return Ok((dir, fd)),
+            Err(Errno::NOENT | Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(Error::io(format!("hold {}", dir.display()), errno)),
+        }
+    }
 }
 
 fn try_out(dir: &Path, unfit: &dyn Fn(&str) -> Error) -> Result<()> {

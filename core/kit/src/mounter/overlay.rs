@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +20,9 @@ const PAGE: usize = 4096;
 /// `fsconfig` takes strings of up to 255 bytes.
 const STRING: usize = 255;
 
+/// How often a mount that another one spoilt is tried again.
+const RETRIES: u32 = 8;
+
 /// What an overlay is made of; all paths as they are, unescaped.
 struct Layers {
     lower: Vec<String>,
@@ -29,14 +33,37 @@ struct Layers {
 
 pub(super) fn mount(way: Option<Way>, mount: &Mount, options: &Options) -> Result<OwnedFd> {
     let layers = Layers::of(mount, options)?;
-    match way.unwrap_or_else(best_way) {
-        Way::Descriptors => by_descriptors(mount, options, &layers),
-        Way::Strings => by_strings(mount, options, &layers),
-        Way::Page => by_page(mount, options, &layers),
+    let way = way.unwrap_or_else(best_way);
+    let mut left = if layers.upper.is_some() { RETRIES } else { 0 };
+    loop {
+        let mounted = match way {
+            Way::Descriptors => by_descriptors(mount, options, &layers),
+            Way::Strings => by_strings(mount, options, &layers),
+            Way::Page => by_page(mount, options, &layers),
+        };
+        match mounted {
+            // Two who mount one upper at once take each other's work folder
+            // away, and the kernel calls that invalid.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument && left > 0 => left -= 1,
+            Err(error) => return Err(layers.gone(mount).unwrap_or(error)),
+            Ok(tree) => return Ok(tree),
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 impl Layers {
+    /// The error for a folder that was removed while it was being mounted,
+    /// of which the kernel says no more than that something is invalid.
+    fn gone(&self, mount: &Mount) -> Option<Error> {
+        let paths = self.upper.iter().chain(&self.work).chain(&self.lower);
+        let missing = paths
+            .into_iter()
+            .find(|path| matches!(rustix::fs::stat(path.as_str()), Err(Errno::NOENT)))?;
+        let text = format!("{}: {} does not exist", name(mount), quote(missing));
+        Some(Error::new(ErrorKind::FailedPrecondition, text))
+    }
+
     fn of(mount: &Mount, options: &Options) -> Result<Layers> {
         let mut layers = Layers {
             lower: Vec::new(),
