@@ -161,7 +161,8 @@ pub fn architecture() -> &'static str {
     }
 }
 
-fn gzip(data: &[u8]) -> Vec<u8> {
+/// Compressed by gzip.
+pub fn gzip(data: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).expect("gzip");

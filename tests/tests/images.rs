@@ -43,20 +43,26 @@ fn an_archive_of_any_compression_is_the_same_image() {
     let kit = Kit::with_busybox();
     let digest = kit.run(["image", "inspect", "busybox"]).ok().json()[0]["digest"].clone();
     let layout = kit.path("busybox-layout");
-    for (suffix, flag) in [("tar", ""), ("tar.gz", "-z"), ("tar.zst", "--zstd")] {
+    let plain = kit.path("image.tar");
+    let status = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(&layout)
+        .arg("-cf")
+        .arg(&plain)
+        .arg(".")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let data = std::fs::read(&plain).unwrap();
+    let compressed = [
+        ("tar.gz", containerkit_tests::image::gzip(&data)),
+        ("tar.zst", zstd::encode_all(&data[..], 1).unwrap()),
+    ];
+    for (suffix, data) in &compressed {
+        std::fs::write(kit.path(&format!("image.{suffix}")), data).unwrap();
+    }
+    for suffix in ["tar", "tar.gz", "tar.zst"] {
         let file = kit.path(&format!("image.{suffix}"));
-        let mut tar = std::process::Command::new("tar");
-        tar.arg("-C").arg(&layout).arg("-cf").arg(&file);
-        if !flag.is_empty() {
-            tar.arg(flag);
-        }
-        let status = tar.arg(".").status().unwrap();
-        if !status.success() && suffix == "tar.zst" {
-            // GNU tar runs the zstd program, which a plain machine lacks; the
-            // image crate's own tests compress with the library.
-            continue;
-        }
-        assert!(status.success());
         kit.run(["image", "import", file.to_str().unwrap(), "--name", "again"])
             .ok();
         let again = kit.run(["image", "inspect", "again"]).ok().json();
