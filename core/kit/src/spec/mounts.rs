@@ -235,14 +235,15 @@ fn volumes(request: &SpecRequest, image: &ImageConfig, own: &[Mount]) -> Result<
         own.iter()
             .all(|mount| mount.destination() != Path::new(target))
     });
-    Ok(targets
-        .into_iter()
-        .enumerate()
-        .map(|(number, target)| VolumeFolder {
-            source: request.volumes_dir.join(number.to_string()),
-            target,
-        })
-        .collect())
+    let mut folders: Vec<VolumeFolder> = Vec::new();
+    for (number, target) in targets.into_iter().enumerate() {
+        let source = request.volumes_dir.join(number.to_string());
+        folders.push(match folders.first() {
+            Some(first) => first.beside(source, target),
+            None => VolumeFolder::new(source, target),
+        });
+    }
+    Ok(folders)
 }
 
 /// `/etc/hostname`, `/etc/hosts` and, with the host's network, its
