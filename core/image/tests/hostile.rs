@@ -10,7 +10,7 @@ use containerkit_image::WhiteoutForm::Remove;
 use containerkit_image::{ApplyOptions, Limits, apply};
 use std::os::fd::AsFd;
 use support::{
-    Cell, Entry, apply_bytes, assert_one_line, dir, entry, file, header, link, padded, tar,
+    Cell, Entry, apply_bytes, assert_one_line, dir, entry, file, header, link, padded, symlink, tar,
 };
 
 fn refused(name: &str, layer: &[u8], kind: containerkit::ErrorKind) {
@@ -343,4 +343,129 @@ fn bit_rot_never_panics() {
         }
     }
     cell.check();
+}
+
+/// Drops a file into a folder once the stream has been read so far: what an
+/// entry after that still looks at, it finds.
+struct Intruder<'a> {
+    layer: &'a [u8],
+    at: usize,
+    read: usize,
+    file: std::path::PathBuf,
+}
+
+impl std::io::Read for Intruder<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.read == self.at {
+            std::fs::write(&self.file, "from outside")?;
+        }
+        // Whole blocks, so that the place is met.
+        let part = buf.len().min(512).min(self.layer.len() - self.read);
+        buf[..part].copy_from_slice(&self.layer[self.read..self.read + part]);
+        self.read += part;
+        Ok(part)
+    }
+}
+
+/// Listing a folder again for each of a million whiteouts would take for
+/// ever: what is clean of lower layers stays so.
+#[test]
+fn a_folder_is_cleared_once_however_often_the_layer_says_so() {
+    let added = [dir("d", 0o755), dir("d/e", 0o755), file("d/e/f", "x")];
+    for (first, again) in [
+        ("d/.wh..wh..opq", "d/.wh..wh..opq"),
+        ("d/.wh..wh..opq", "d/e/.wh..wh..opq"),
+        (".wh.d", ".wh.d"),
+        (".wh.d", "d/.wh.e"),
+        ("d/e/.wh..wh..opq", "d/.wh..wh..opq"),
+    ] {
+        let cell = Cell::new();
+        let lower = cell.root().join("d/e");
+        std::fs::create_dir_all(&lower).unwrap();
+        std::fs::write(lower.join("lower"), "x").unwrap();
+        let mut layer: Vec<u8> = added.iter().flat_map(Entry::bytes).collect();
+        layer.extend(file(first, "").bytes());
+        let at = layer.len();
+        layer.extend(tar(&[file(again, "")]));
+        let mut stream = Intruder {
+            layer: &layer,
+            at,
+            read: 0,
+            file: lower.join("intruder"),
+        };
+        let fd = containerkit::fs::open_dir(&cell.root()).unwrap();
+        apply(&mut stream, fd.as_fd(), &ApplyOptions::default()).expect(first);
+        let shown = format!("{first}, {again}");
+        assert!(!lower.join("lower").exists(), "{shown}: cleared");
+        assert!(lower.join("f").exists(), "{shown}: kept");
+        assert!(lower.join("intruder").exists(), "{shown}: not listed again");
+        cell.check();
+    }
+}
+
+/// Each link goes on to the next and then in and out of a folder, thousands
+/// of times: without a bound one entry would take half a minute.
+#[test]
+fn symlinks_that_multiply_the_way_are_bounded() {
+    for links in [3, 39] {
+        let mut layer = vec![dir("x", 0o755)];
+        let detour = "../x/".repeat(790);
+        for number in 0..links {
+            let target = format!("/L{}/{detour}", number + 1);
+            layer.push(symlink(&target, &format!("L{number}")));
+        }
+        layer.push(symlink("x", &format!("L{links}")));
+        layer.push(file("L0/victim", "x"));
+        let cell = Cell::new();
+        let error = support::apply_to(&cell.root(), &layer).expect_err("too long a way");
+        assert_eq!(error.kind(), InvalidArgument, "{error}");
+        assert!(error.to_string().contains("L0/victim"), "{error}");
+        assert!(error.to_string().contains("4096 components"), "{error}");
+        assert_one_line(&error);
+        cell.check();
+    }
+    // One such link is what the kernel follows too.
+    let cell = Cell::new();
+    let target = format!("/x/{}", "../x/".repeat(790));
+    let layer = [
+        dir("x", 0o755),
+        symlink(&target, "L"),
+        file("L/a", "1"),
+        file("L/b/c", "2"),
+        link("L/b/c", "L/d"),
+    ];
+    support::apply_to(&cell.root(), &layer).unwrap();
+    for name in ["a", "b/c", "d"] {
+        assert!(cell.root().join("x").join(name).exists(), "{name}");
+    }
+    cell.check();
+}
+
+#[test]
+fn extended_attributes_are_counted() {
+    let with = |count: usize| {
+        let mut entry = file("a", "");
+        for number in 0..count {
+            entry = entry.xattr(&format!("system.containerkit{number}"), "x");
+        }
+        tar(&[entry])
+    };
+    // Kept apart by the error of setting one that no file system has.
+    let cell = Cell::new();
+    let outcome = apply_bytes(&cell.root(), &with(1024), Remove);
+    if let Err(error) = &outcome {
+        assert!(!error.to_string().contains("1024 extended"), "{error}");
+    }
+    refused("too many", &with(1025), ResourceExhausted);
+    // The last of a name counts, and counts once.
+    let mut entry = file("a", "");
+    for number in 0..3000 {
+        entry = entry.xattr("user.containerkit", format!("{number}"));
+    }
+    let cell = Cell::new();
+    apply_bytes(&cell.root(), &tar(&[entry]), Remove).unwrap();
+    let mut value = [0; 16];
+    let path = cell.root().join("a");
+    let length = rustix::fs::lgetxattr(&path, "user.containerkit", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"2999");
 }

@@ -169,7 +169,7 @@ fn drop_xattrs(fd: &OwnedFd, entry: &Entry) -> Result<()> {
             || name.starts_with(b"trusted.")
             || name == b"system.posix_acl_access"
             || name == b"system.posix_acl_default";
-        if !ours || is_overlays(name) || entry.xattrs.iter().any(|(kept, _)| kept == name) {
+        if !ours || is_overlays(name) || entry.xattrs.contains_key(name) {
             continue;
         }
         match rustix::fs::fremovexattr(fd, c_name(name)?.as_c_str()) {

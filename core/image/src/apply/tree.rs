@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -21,6 +21,9 @@ const CACHED: usize = 64;
 const NAMES: usize = 512 << 20;
 /// What the kernel follows in one path.
 const SYMLINKS: u32 = 40;
+/// Components of one path and of every symlink on its way, together: more
+/// than the longest path has that the kernel takes.
+const COMPONENTS: usize = 4096;
 
 /// A folder: its descriptor (`O_PATH`) and its path without symlinks.
 #[derive(Debug)]
@@ -37,6 +40,9 @@ pub(super) struct Tree<'a> {
     cache: HashMap<Vec<u8>, Rc<Dir>>,
     /// Hashes of the paths that this layer has made or passed through.
     added: HashSet<(u64, u64)>,
+    /// Hashes of the folders, by their paths without symlinks, that hold
+    /// nothing any more but what this layer has put there.
+    pruned: HashSet<(u64, u64)>,
     keys: (RandomState, RandomState),
     /// Times that folders get at the end, by path without symlinks.
     times: BTreeMap<Vec<u8>, Timestamps>,
@@ -85,6 +91,7 @@ impl<'a> Tree<'a> {
             root,
             cache: HashMap::new(),
             added: HashSet::new(),
+            pruned: HashSet::new(),
             keys: (RandomState::new(), RandomState::new()),
             times: BTreeMap::new(),
             names: 0,
@@ -101,10 +108,7 @@ impl<'a> Tree<'a> {
     /// The folder at a cleaned path, made with its parents where it is
     /// missing: root-owned, 0755.
     pub(super) fn make(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
-        if let Some(dir) = self.cache.get(path) {
-            return Ok(dir.clone());
-        }
-        let Some(dir) = self.walk(path, Missing::Make)? else {
+        let Some(dir) = self.cached(path, Missing::Make)? else {
             return Err(Error::internal("a folder was neither found nor made"));
         };
         // What the layer puts something into, it shows.
@@ -115,20 +119,26 @@ impl<'a> Tree<'a> {
                 .rposition(|b| *b == b'/')
                 .unwrap_or(0);
         }
-        let dir = Rc::new(dir);
-        if self.cache.len() >= CACHED {
-            self.cache.clear();
-        }
-        self.cache.insert(path.to_vec(), dir.clone());
         Ok(dir)
     }
 
     /// The folder at a cleaned path, if there is one.
     pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Rc<Dir>>> {
+        self.cached(path, Missing::Report)
+    }
+
+    fn cached(&mut self, path: &[u8], missing: Missing) -> Result<Option<Rc<Dir>>> {
         if let Some(dir) = self.cache.get(path) {
             return Ok(Some(dir.clone()));
         }
-        Ok(self.walk(path, Missing::Report)?.map(Rc::new))
+        let Some(dir) = self.walk(path, missing)?.map(Rc::new) else {
+            return Ok(None);
+        };
+        if self.cache.len() >= CACHED {
+            self.cache.clear();
+        }
+        self.cache.insert(path.to_vec(), dir.clone());
+        Ok(Some(dir))
     }
 
     /// `openat2` that follows no symlink at all: what it opens is where the
@@ -172,23 +182,37 @@ impl<'a> Tree<'a> {
             Err(errno) => return Err(failed(errno)),
         }
         let mut parts: VecDeque<Vec<u8>> = VecDeque::new();
-        push_front(&mut parts, path);
+        let mut budget = COMPONENTS;
+        push_front(&mut parts, path, &mut budget)?;
         let mut here = Dir {
             fd: self.open(b"", OFlags::PATH).map_err(failed)?,
             path: Vec::new(),
         };
+        // What `..` must lead to, so that a step costs the same at any depth
+        // and a folder that somebody moves leads nowhere else.
+        let mut above: Vec<(u64, u64)> = Vec::new();
         let mut links = 0;
         while let Some(part) = parts.pop_front() {
             if part == b".." {
+                let Some(parent) = above.pop() else { continue };
+                here.fd = open_part(&here.fd, c"..").map_err(failed)?;
+                if identity(&here.fd)? != parent {
+                    return Err(Error::conflict(format!(
+                        "folder {} was moved while the layer was applied",
+                        crate::show(&here.path)
+                    )));
+                }
                 let end = here.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
                 here.path.truncate(end);
-                here.fd = self.open(&here.path, OFlags::PATH).map_err(failed)?;
                 continue;
             }
             let next = join(&here.path, &part);
             let name = c_name(&part)?;
-            match self.open(&next, OFlags::PATH) {
-                Ok(fd) => here = Dir { fd, path: next },
+            match open_part(&here.fd, &name) {
+                Ok(fd) => {
+                    above.push(identity(&here.fd)?);
+                    here = Dir { fd, path: next };
+                }
                 // ENOTDIR is a symlink too: O_NOFOLLOW meets O_DIRECTORY.
                 Err(Errno::LOOP | Errno::NOTDIR) => match self.kind(&here, &name)? {
                     Some(FileType::Symlink) => {
@@ -204,13 +228,15 @@ impl<'a> Tree<'a> {
                                 fd: self.open(b"", OFlags::PATH).map_err(failed)?,
                                 path: Vec::new(),
                             };
+                            above.clear();
                         }
-                        push_front(&mut parts, target);
+                        push_front(&mut parts, target, &mut budget)?;
                     }
                     Some(_) if missing == Missing::Make => {
                         // The layer says that it is a folder now.
                         self.changing(&here)?;
                         self.remove(&here, &name, &next)?;
+                        above.push(identity(&here.fd)?);
                         here = self.mkdir(&here, &name, next)?;
                         if self.form == WhiteoutForm::Overlay {
                             super::whiteout::make_opaque(&here.fd)?;
@@ -223,6 +249,7 @@ impl<'a> Tree<'a> {
                 Err(Errno::NOENT) if leaves_again(&mut parts) => {}
                 Err(Errno::NOENT) if missing == Missing::Make => {
                     self.changing(&here)?;
+                    above.push(identity(&here.fd)?);
                     here = self.mkdir(&here, &name, next)?;
                 }
                 Err(Errno::NOENT) => return Ok(None),
@@ -258,13 +285,13 @@ impl<'a> Tree<'a> {
             None => return Ok(()),
             Some(FileType::Directory) => {
                 self.cache.clear();
+                self.times.remove(path);
                 let below = join(path, b"");
                 let stale: Vec<Vec<u8>> = self
                     .times
-                    .range(path.to_vec()..)
+                    .range(below.clone()..)
                     .map(|(path, _)| path)
-                    .take_while(|known| known.starts_with(path))
-                    .filter(|known| *known == path || known.starts_with(&below))
+                    .take_while(|known| known.starts_with(&below))
                     .cloned()
                     .collect();
                 for path in stale {
@@ -289,6 +316,12 @@ impl<'a> Tree<'a> {
     /// Whether this layer made this path, or something below it.
     pub(super) fn is_added(&self, path: &[u8]) -> bool {
         self.added.contains(&self.hash(path))
+    }
+
+    /// Whether a folder is still to be rid of what lower layers put there,
+    /// which it counts as from now on.
+    pub(super) fn prune_once(&mut self, path: &[u8]) -> bool {
+        self.pruned.insert(self.hash(path))
     }
 
     /// A folder's content is about to change: its own time must not, unless
@@ -348,12 +381,31 @@ impl<'a> Tree<'a> {
     }
 }
 
-fn push_front(parts: &mut VecDeque<Vec<u8>>, path: &[u8]) {
+/// Puts the components of a path before those that are left, as far as the
+/// budget goes.
+fn push_front(parts: &mut VecDeque<Vec<u8>>, path: &[u8], budget: &mut usize) -> Result<()> {
     for part in path.split(|b| *b == b'/').rev() {
         if !part.is_empty() && part != b"." {
+            *budget = budget.checked_sub(1).ok_or_else(|| {
+                Error::invalid(format!(
+                    "the symlinks on its way lead through more than {COMPONENTS} components"
+                ))
+            })?;
             parts.push_front(part.to_vec());
         }
     }
+    Ok(())
+}
+
+fn identity(fd: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd).io_context(|| "stat a folder")?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Opens one component, following nothing.
+fn open_part(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// Whether the path comes back by `..` out of a folder that it has entered;

@@ -90,10 +90,15 @@ impl Extractor<'_> {
     }
 
     /// Removes everything below a folder that this layer did not put there.
+    /// A folder is listed once in a layer: whatever comes into it later, this
+    /// layer puts there.
     fn prune(&mut self, top: &Dir) -> Result<()> {
         // Descriptors are not kept: depth must not cost them.
         let mut pending = vec![top.path.clone()];
         while let Some(path) = pending.pop() {
+            if !self.tree.prune_once(&path) {
+                continue;
+            }
             let Some(dir) = self.tree.find(&path)? else {
                 continue;
             };

@@ -1,5 +1,7 @@
 //! One entry of a tar stream, every extension header merged in.
 
+use std::collections::BTreeMap;
+
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryKind {
@@ -28,7 +30,7 @@ pub(crate) struct Entry {
     pub(crate) gid: u32,
     /// Seconds since the epoch, nanoseconds.
     pub(crate) mtime: (i64, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Where the data of a sparse file belong, in order: offset and length.
     pub(crate) sparse: Option<Vec<(u64, u64)>>,
 }

@@ -4,11 +4,16 @@
 //! value may hold. What is malformed is an error: a record that one reader
 //! skips and another honours is how entries are hidden.
 
+use std::collections::BTreeMap;
+
 use containerkit::{Error, Result};
 
 use super::number::decimal;
+use crate::limits::exhausted;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// Extended attributes of one entry; real ones have a handful.
+const XATTRS: usize = 1024;
 
 /// What the records of one header say. An empty value takes a record back.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,7 +24,7 @@ pub(crate) struct Pax {
     pub(crate) uid: Option<u64>,
     pub(crate) gid: Option<u64>,
     pub(crate) mtime: Option<(i64, u32)>,
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) sparse: Sparse,
 }
 
@@ -105,8 +110,12 @@ impl Pax {
                         crate::show(name)
                     )));
                 }
-                self.xattrs.retain(|(known, _)| known != name);
-                self.xattrs.push((name.to_vec(), value.to_vec()));
+                self.xattrs.insert(name.to_vec(), value.to_vec());
+                if self.xattrs.len() > XATTRS {
+                    return Err(exhausted(format!(
+                        "an entry has more than the {XATTRS} extended attributes allowed"
+                    )));
+                }
             }
             _ if key.starts_with(b"GNU.sparse.") => {
                 self.sparse.used = true;
@@ -187,7 +196,8 @@ mod tests {
     #[test]
     fn values_hold_any_bytes() {
         let pax = parse(b"30 SCHILY.xattr.user.a=1\n2\0=3\n12 path=a/b\n").expect("parse");
-        assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"1\n2\0=3".to_vec())]);
+        let want = BTreeMap::from([(b"user.a".to_vec(), b"1\n2\0=3".to_vec())]);
+        assert_eq!(pax.xattrs, want);
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
     }
 
