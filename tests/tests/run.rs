@@ -273,9 +273,23 @@ fn start(
     (child, out)
 }
 
+/// The pid of the only container, once it runs: a program may speak before
+/// its shim has written down its pid.
+fn running(kit: &Kit) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let rows = kit.run(["ps", "--format", "json"]).ok().json();
+        if rows[0]["status"] == "running" {
+            return u32::try_from(rows[0]["pid"].as_u64().unwrap()).unwrap();
+        }
+        assert!(Instant::now() < deadline, "{rows}");
+    }
+}
+
+/// One who is gone already is fine.
 fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
 }
 
 #[test]
@@ -318,9 +332,7 @@ fn a_killed_client_leaves_its_container_running_and_its_name_taken() {
     signal(child.id(), rustix::process::Signal::KILL);
     child.wait().unwrap();
     run(&kit, &["--name", "web", "busybox", "true"]).refused(125, &["web"]);
-    let rows = kit.run(["ps", "--format", "json"]).ok().json();
-    assert_eq!(rows[0]["status"], "running", "{rows}");
-    let pid = u32::try_from(rows[0]["pid"].as_u64().unwrap()).unwrap();
+    let pid = running(&kit);
     signal(pid, rustix::process::Signal::KILL);
     // The shim removes what the client cannot any more.
     kit.assert_clean();
@@ -368,6 +380,46 @@ fn when_everything_of_a_container_is_killed_its_name_is_free_again() {
     child.wait().unwrap();
     run(&kit, &["--name", "web", "busybox", "true"]).ok();
     kit.assert_clean();
+}
+
+#[test]
+fn an_orphan_without_a_name_is_repaired_by_a_later_command() {
+    let kit = Kit::with_busybox();
+    for args in [&["busybox"][..], &["--name", "x", "busybox"]] {
+        let (mut child, _out) = start(&kit, &[args, &["sh", "-c", "echo up; sleep 1000"]].concat());
+        let init = running(&kit);
+        for pid in shims(&kit).into_iter().chain([child.id()]) {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+        child.wait().unwrap();
+        run(&kit, &["busybox", "true"]).ok();
+        kit.assert_clean();
+        let alive = std::fs::read_to_string(format!("/proc/{init}/cmdline")).unwrap_or_default();
+        assert!(!alive.contains("sleep"), "{alive}");
+    }
+}
+
+#[test]
+fn a_client_that_fails_after_the_start_leaves_nothing() {
+    let kit = Kit::with_busybox();
+    for flag in ["--pidfile", "--cidfile"] {
+        run(&kit, &[flag, "/nosuch/file", "busybox", "true"]).refused(125, &[flag, "/nosuch"]);
+    }
+    // Nobody reads the terminal's output any more.
+    for _ in 0..5 {
+        let mut child = kit
+            .command(["run", "--rm", "-t", "busybox", "yes"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 3];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        kit.assert_clean();
+    }
 }
 
 #[test]

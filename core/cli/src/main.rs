@@ -52,7 +52,11 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: args::Cli, failure: usage::FailureStatus) -> ExitCode {
-    match run(cli) {
+    let ended = run(cli).and_then(|outcome| match output::failure() {
+        Some(error) => Err(error),
+        None => Ok(outcome),
+    });
+    match ended {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Status(status)) => ExitCode::from(status),
         Err(error) => {

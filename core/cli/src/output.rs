@@ -1,6 +1,7 @@
 //! Results to stdout, errors to stderr.
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
 use containerkit::{Error, Result};
@@ -24,16 +25,19 @@ pub(crate) fn one_line(text: &str) -> String {
             line.push('…');
             break;
         }
-        // Bidirectional overrides reorder a terminal's line as controls do.
-        if c.is_control()
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
-        {
+        if is_unsafe(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
         }
     }
     line
+}
+
+/// Controls, and the bidirectional overrides that reorder a terminal's line.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// `error: …` and its hints.
@@ -56,12 +60,38 @@ pub(crate) fn print_error_text(text: &str, hint: Option<&str>) {
     }
 }
 
-/// Text to stdout. A reader that has gone is no error of ours.
+/// The first error of writing to stdout.
+static FAILED: Mutex<Option<Error>> = Mutex::new(None);
+
+/// Text to stdout. A reader that has gone is no error of ours; any other is
+/// kept for [`failure`].
 pub(crate) fn print_text(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout
+    let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert_with(|| Error::io("write to standard output", error));
+    }
+}
+
+/// Why a result could not be written, when it could not.
+pub(crate) fn failure() -> Option<Error> {
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// What was done to which objects: a line each, or a JSON array.
+pub(crate) fn print_names(format: Format, names: &[String]) -> Result<()> {
+    match format {
+        Format::Json => print_json(&names),
+        Format::Text => {
+            names.iter().for_each(|name| print_line(name));
+            Ok(())
+        }
+    }
 }
 
 /// A line to stdout, control characters escaped.
@@ -73,7 +103,18 @@ pub(crate) fn print_line(text: &str) {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::internal("write JSON").with_source(e))?;
-    print_text(&format!("{text}\n"));
+    // JSON leaves these as they are, and terminals obey them. They can stand
+    // in strings only, where an escape means the same.
+    let mut safe = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if c != '\n' && is_unsafe(c) {
+            safe.push_str(&format!("\\u{:04x}", c as u32));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe.push('\n');
+    print_text(&safe);
     Ok(())
 }
 

@@ -275,9 +275,12 @@ impl std::io::Read for BlobStream {
 
 /// Ingests a whole stream under `name` and returns the blob.
 ///
-/// Resumes: what the ingest already holds is skipped in `source`, which is
-/// the whole data from its beginning. Existing content is success. Reads one
-/// byte more than an expected size and fails instead of storing a longer blob.
+/// Resumes: what the ingest already holds for the same expected digest is
+/// skipped in `source`, which is the whole data from its beginning; without a
+/// digest nothing says that it is the same data, and it is stored from the
+/// beginning. Existing content is success. Reads one byte more than an expected
+/// size and fails instead of storing a longer blob. An ingest whose bytes turn
+/// out wrong is dropped.
 pub fn ingest(
     store: &dyn ContentStore,
     name: &IngestRef,
@@ -285,6 +288,7 @@ pub fn ingest(
     labels: &Labels,
     source: &mut dyn std::io::Read,
 ) -> Result<BlobInfo> {
+    let before = store.status(name).ok().and_then(|status| status.expected);
     let mut writer = match store.writer(name, expected) {
         Ok(writer) => writer,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -292,7 +296,12 @@ pub fn ingest(
         }
         Err(error) => return Err(error),
     };
-    let held = writer.status()?.offset;
+    let mut held = writer.status()?.offset;
+    // Only a digest says that what is held is the beginning of this data.
+    if held > 0 && (expected.digest.is_none() || before != expected.digest) {
+        writer.truncate(0)?;
+        held = 0;
+    }
     let mut buf = vec![0u8; 1 << 20];
     let mut position = 0u64;
     loop {
@@ -305,9 +314,10 @@ pub fn ingest(
         let skip = held.saturating_sub(position).min(read as u64) as usize;
         position += read as u64;
         if let Some(size) = expected.size.filter(|size| position > *size) {
-            return Err(Error::precondition(format!(
+            let error = Error::precondition(format!(
                 "ingest {name}: the data goes on after the {size} bytes it should have"
-            )));
+            ));
+            return Err(give_up(store, name, writer, held, error));
         }
         if skip < read {
             writer.write(&buf[skip..read])?;
@@ -325,13 +335,31 @@ pub fn ingest(
                 .or_else(|| digest_in(error.message()));
             existing(store, digest.as_ref(), error)
         }
-        Err(error) => {
-            // Bytes that are wrong for this digest would be wrong again on resume.
-            if error.kind() == ErrorKind::FailedPrecondition {
-                let _ = writer.truncate(0);
-            }
-            Err(error)
+        // Bytes that are wrong for this digest would be wrong again on resume.
+        Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+            Err(give_up(store, name, writer, held, error))
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// Drops an ingest whose bytes are wrong.
+fn give_up(
+    store: &dyn ContentStore,
+    name: &IngestRef,
+    writer: Box<dyn IngestWriter>,
+    held: u64,
+    error: Error,
+) -> Error {
+    drop(writer);
+    if let Err(second) = store.abort(name) {
+        log::debug!("abort ingest {name}: {second}");
+    }
+    match held {
+        0 => error,
+        _ => error.with_hint(format!(
+            "{held} bytes of an earlier attempt were among them and are dropped now: try again"
+        )),
     }
 }
 

@@ -22,6 +22,11 @@ pub(crate) fn ps(app: &App, args: PsArgs) -> Result<Outcome> {
     let mut report = Vec::new();
     let mut rows = Vec::new();
     for record in &all {
+        match containers.repair(record) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!("repair container {}: {error}", record.name),
+        }
         let document = describe(&containers, record)?;
         let status = document["status"].as_str().unwrap_or_default().to_string();
         if !args.all && !["running", "paused", "created"].contains(&status.as_str()) {
@@ -103,6 +108,7 @@ pub(crate) fn delete(app: &App, force: bool, ids: &[String]) -> Result<Outcome> 
         RemoveMode::Stopped
     };
     let mut failure = None;
+    let mut deleted = Vec::new();
     for id in ids {
         let removed = match containers.records().find_container(id) {
             Err(error) if error.kind() == ErrorKind::NotFound && force => continue,
@@ -110,7 +116,7 @@ pub(crate) fn delete(app: &App, force: bool, ids: &[String]) -> Result<Outcome> 
             Ok(record) => containers.remove(&record, mode),
         };
         match removed {
-            Ok(()) => output::print_line(id),
+            Ok(()) => deleted.push(id.clone()),
             Err(error) => {
                 if let Some(earlier) = failure.replace(error) {
                     output::print_error(&earlier);
@@ -118,5 +124,6 @@ pub(crate) fn delete(app: &App, force: bool, ids: &[String]) -> Result<Outcome> 
             }
         }
     }
+    output::print_names(app.format, &deleted)?;
     failure.map_or(Ok(Outcome::Success), Err)
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use containerkit::content::{self, BlobFilter, BlobInfo, ContentStore, Expected};
 use containerkit::value::all_pages;
-use containerkit::{Digest, Error, IngestRef, Labels, Result};
+use containerkit::{Digest, Error, ErrorKind, IngestRef, Labels, Result};
 use serde_json::json;
 
 use crate::Outcome;
@@ -33,7 +33,7 @@ pub(crate) fn run(app: &App, command: ContentCommand) -> Result<Outcome> {
             store.abort(&name.parse()?)?;
             Ok(Outcome::Success)
         }
-        ContentCommand::Delete { digests } => delete(store, &digests),
+        ContentCommand::Delete { digests } => delete(app, store, &digests),
         ContentCommand::Label { digest, labels } => info(
             app,
             &store.update(&digest.parse()?, &label_changes(&labels)?)?,
@@ -104,8 +104,10 @@ fn info(app: &App, blob: &BlobInfo) -> Result<Outcome> {
 }
 
 /// Hashes every byte again; what is damaged is listed, and the command fails.
+/// A blob that was listed and is gone by its turn was deleted meanwhile.
 fn verify(app: &App, store: &dyn ContentStore, digests: &[String]) -> Result<Outcome> {
-    let digests: Vec<Digest> = if digests.is_empty() {
+    let all = digests.is_empty();
+    let digests: Vec<Digest> = if all {
         blobs(store)?.into_iter().map(|blob| blob.digest).collect()
     } else {
         digests
@@ -114,14 +116,19 @@ fn verify(app: &App, store: &dyn ContentStore, digests: &[String]) -> Result<Out
             .collect::<Result<_>>()?
     };
     let mut report = Vec::new();
-    let mut damaged = 0;
+    let mut damaged = 0usize;
     for digest in &digests {
         let outcome = verify_one(store, digest);
-        damaged += usize::from(outcome.is_err());
-        if app.format == Format::Text
-            && let Err(error) = &outcome
-        {
-            output::print_line(&format!("damaged {digest}: {error}"));
+        match &outcome {
+            Err(error) if error.kind() == ErrorKind::NotFound && all => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(error.clone()),
+            Err(error) => {
+                damaged += 1;
+                if app.format == Format::Text {
+                    output::print_line(&format!("damaged {digest}: {error}"));
+                }
+            }
+            Ok(()) => {}
         }
         report.push(json!({
             "digest": digest,
@@ -134,7 +141,7 @@ fn verify(app: &App, store: &dyn ContentStore, digests: &[String]) -> Result<Out
     } else {
         output::print_line(&format!(
             "{} blobs verified, {damaged} damaged",
-            digests.len()
+            report.len()
         ));
         for status in store.list_statuses()? {
             output::print_line(&format!(
@@ -143,11 +150,17 @@ fn verify(app: &App, store: &dyn ContentStore, digests: &[String]) -> Result<Out
             ));
         }
     }
-    Ok(if damaged == 0 {
-        Outcome::Success
-    } else {
-        Outcome::Status(1)
-    })
+    match damaged {
+        0 => Ok(Outcome::Success),
+        _ => Err(Error::data_loss(format!(
+            "content store {}: {damaged} of {} blobs are damaged",
+            app.config.default.content,
+            report.len()
+        ))
+        .with_hint(
+            "`containerkit content delete DIGEST`, then import or pull what needs it again",
+        )),
+    }
 }
 
 fn verify_one(store: &dyn ContentStore, digest: &Digest) -> Result<()> {
@@ -216,14 +229,15 @@ fn status(app: &App, store: &dyn ContentStore) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn delete(store: &dyn ContentStore, digests: &[String]) -> Result<Outcome> {
+fn delete(app: &App, store: &dyn ContentStore, digests: &[String]) -> Result<Outcome> {
     let digests: Vec<Digest> = digests
         .iter()
         .map(|digest| digest.parse())
         .collect::<Result<_>>()?;
     for digest in &digests {
         store.delete(digest)?;
-        output::print_line(&digest.to_string());
     }
+    let deleted: Vec<String> = digests.iter().map(Digest::to_string).collect();
+    output::print_names(app.format, &deleted)?;
     Ok(Outcome::Success)
 }

@@ -6,7 +6,8 @@ use containerkit::oci_spec::image::Descriptor;
 use containerkit::record::ImageRecord;
 use containerkit::value::all_pages;
 use containerkit::{
-    Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey, Timestamp, mounter,
+    ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey,
+    Timestamp, mounter,
 };
 use containerkit_image::{ImportOptions, Imported};
 use serde_json::{Value, json};
@@ -63,7 +64,7 @@ fn import(
     containerkit::fs::ensure_dir(&app.config.state, 0o711)?;
     containerkit::fs::ensure_dir(&scratch, 0o700)?;
     let mut options = ImportOptions::new(scratch);
-    options.platform = Some(choice);
+    options.platform = unpack_too.then_some(choice);
     let ignore = containerkit_image::event::ignore;
     let imported = containerkit_image::import(&*store.driver, path, &options, &ignore)?;
     let named = names(path, imported, name)?;
@@ -83,7 +84,13 @@ fn import(
     }
     if unpack_too {
         for record in &records {
-            unpack(app, record, None, platform)?;
+            match unpack(app, record, None, platform) {
+                // An archive of several images may hold some for other hosts.
+                Err(error) if error.kind() == ErrorKind::NotFound && records.len() > 1 => {
+                    log::warn!("not unpacked: {error}");
+                }
+                result => drop(result?),
+            }
         }
     }
     let mut report = Vec::new();
@@ -184,10 +191,12 @@ fn ls(app: &App) -> Result<Outcome> {
     let mut report = Vec::new();
     let mut rows = Vec::new();
     for record in records(app)? {
-        let (size, platforms, complete) = summary(app, &record).unwrap_or_else(|error| {
-            log::warn!("image {}: {error}", record.name);
-            (record.size, Vec::new(), false)
-        });
+        let store = app.content_of(&record)?;
+        let (size, platforms, complete) =
+            summary(app, &*store.driver, &record).unwrap_or_else(|error| {
+                log::warn!("image {}: {error}", record.name);
+                (record.size, Vec::new(), false)
+            });
         rows.push(vec![
             record.name.to_string(),
             record.digest.short().to_string(),
@@ -218,11 +227,14 @@ fn ls(app: &App) -> Result<Outcome> {
 }
 
 /// Size for this host, platforms, and whether every blob is there.
-fn summary(app: &App, record: &ImageRecord) -> Result<(u64, Vec<String>, bool)> {
-    let store = app.content_of(record)?;
+fn summary(
+    app: &App,
+    store: &dyn ContentStore,
+    record: &ImageRecord,
+) -> Result<(u64, Vec<String>, bool)> {
     let target = descriptor(record)?;
-    let platforms = containerkit_image::platforms(&*store.driver, &target)?;
-    let missing = containerkit_image::is_complete(&*store.driver, &target)?;
+    let platforms = containerkit_image::platforms(store, &target)?;
+    let missing = containerkit_image::is_complete(store, &target)?;
     let size = match app.resolve(record, None) {
         Ok((_, image)) => image.size(),
         // An image for other hosts only.
@@ -309,6 +321,7 @@ fn tag(app: &App, source: &str, target: &str) -> Result<Outcome> {
 /// Forgets names. Blobs and snapshots stay for the other names, and for `gc`.
 fn rm(app: &App, force: bool, names: &[String]) -> Result<Outcome> {
     let records = app.records()?;
+    let mut removed = Vec::new();
     for typed in names {
         let record = app.image(typed)?;
         let last = records.images_of(&record.digest)?.len() == 1;
@@ -326,14 +339,23 @@ fn rm(app: &App, force: bool, names: &[String]) -> Result<Outcome> {
             )));
         }
         records.delete_image(&record.name)?;
-        output::print_line(&record.name.to_string());
+        removed.push(record.name.to_string());
     }
+    output::print_names(app.format, &removed)?;
     Ok(Outcome::Success)
 }
 
 /// A view of the top layer, whose key tells the folder it is mounted on.
 fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result<Outcome> {
     let dir = existing_dir(dir)?;
+    for own in [&app.config.root, &app.config.state] {
+        if own.starts_with(&dir) || dir.starts_with(own) {
+            return Err(Error::invalid(format!(
+                "{} holds containerkit's own data, or lies in it",
+                dir.display()
+            )));
+        }
+    }
     if mounter::is_mountpoint(&dir)? {
         return Err(Error::precondition(format!(
             "{} is a mount point already",
@@ -363,37 +385,42 @@ fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result
         let _ = snapshotter.remove(&key);
         return Err(error.context(format!("mount {} on {}", record.name, dir.display())));
     }
-    output::print_line(&dir.display().to_string());
+    output::print_names(app.format, &[dir.display().to_string()])?;
     Ok(Outcome::Success)
 }
 
+/// The view's snapshotter is not recorded: the default is asked first, and one
+/// that does not load keeps no other from being asked.
 fn unmount(app: &App, dir: &Path) -> Result<Outcome> {
-    let dir = existing_dir(dir)?;
+    // The folder may be gone, the view that pins the image's layers not.
+    let dir = existing_dir(dir).or_else(|_| {
+        std::path::absolute(dir).map_err(|e| Error::io("find the current folder", e))
+    })?;
     let key = mount_key(&dir)?;
-    let mut known = false;
-    for (kind, name) in app.config.instances.keys() {
-        if *kind != containerkit::DriverKind::Snapshotter {
-            continue;
-        }
-        let snapshotter = app.snapshotter(Some(name.as_str()))?;
-        match snapshotter.stat(&key) {
-            Ok(_) => {
-                known = true;
-                mounter::unmount(&dir)?;
+    let mut names: Vec<_> = app
+        .config
+        .names(containerkit::DriverKind::Snapshotter)
+        .collect();
+    names.sort_by_key(|name| **name != app.config.default.snapshotter);
+    let mut failure = None;
+    for name in names {
+        let found = app
+            .snapshotter(Some(name.as_str()))
+            .and_then(|snapshotter| snapshotter.stat(&key).map(|_| snapshotter));
+        match found {
+            Ok(snapshotter) => {
+                if dir.exists() {
+                    mounter::unmount(&dir)?;
+                }
                 snapshotter.remove(&key)?;
+                return Ok(Outcome::Success);
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => drop(failure.get_or_insert(error)),
         }
     }
-    if known {
-        Ok(Outcome::Success)
-    } else {
-        Err(Error::not_found(format!(
-            "no image is mounted on {}",
-            dir.display()
-        )))
-    }
+    Err(failure
+        .unwrap_or_else(|| Error::not_found(format!("no image is mounted on {}", dir.display()))))
 }
 
 fn mount_key(dir: &Path) -> Result<SnapshotKey> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use containerkit::container::{Containers, NewContainer, RootSource};
 use containerkit::kit::Drivers;
 use containerkit::record::AfterExit;
-use containerkit::shim::{ExitRecord, Shim};
+use containerkit::shim::{ExitRecord, Shim, Started};
 use containerkit::spec::{self, NetworkMode, SpecRequest};
 use containerkit::{Context, Error, InstanceName, IoContext, Labels, Result, fs};
 
@@ -19,11 +19,9 @@ use crate::cmd::foreground::{self, Signals};
 pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
-    if let Some(path) = args.cidfile.as_deref().filter(|path| path.exists()) {
-        return Err(Error::already_exists(format!("cidfile {}", path.display()))
-            .with_hint("remove it when no container of it is in use"));
-    }
+    check_files(&args)?;
     let new = request(app, &args)?;
+    containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     let record = created.record.clone();
     if let Some(path) = &args.cidfile {
@@ -37,7 +35,11 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
             return Err(error);
         }
     };
-    match attend(&mut shim, &args, &signals) {
+    let (started, ended) = match shim.wait_started() {
+        Ok(started) => (true, attend(&mut shim, started, &args, &signals)),
+        Err(error) => (false, Err(error)),
+    };
+    match ended {
         Ok(exit) if args.rm => {
             let removed = containers.remove_ended(&record, shim);
             remove_cidfile(&args);
@@ -56,8 +58,43 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
                 log::warn!("clean up container {}: {second}", record.name);
             }
             remove_cidfile(&args);
-            Err(error)
+            if !started {
+                return Err(error);
+            }
+            // 125 says that the container could not be started.
+            crate::output::print_error(&error);
+            Ok(Outcome::Status(1))
         }
+    }
+}
+
+/// What is to be written later is looked at before anything is made.
+fn check_files(args: &RunArgs) -> Result<()> {
+    for (flag, path) in [("--cidfile", &args.cidfile), ("--pidfile", &args.pidfile)] {
+        let Some(path) = path else { continue };
+        let shown = path.display();
+        let folder = match path.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => {
+                return Err(Error::invalid(format!(
+                    "{flag} {shown} is not the path of a file"
+                )));
+            }
+        };
+        if !folder.is_dir() {
+            return Err(Error::not_found(format!(
+                "{flag} {shown}: there is no folder {}",
+                folder.display()
+            )));
+        }
+    }
+    match args.cidfile.as_deref().filter(|path| path.exists()) {
+        Some(path) => Err(
+            Error::already_exists(format!("--cidfile {} exists", path.display()))
+                .with_hint("remove it when no container of it is in use"),
+        ),
+        None => Ok(()),
     }
 }
 
@@ -67,8 +104,12 @@ fn remove_cidfile(args: &RunArgs) {
     }
 }
 
-fn attend(shim: &mut Shim, args: &RunArgs, signals: &Signals) -> Result<ExitRecord> {
-    let started = shim.wait_started()?;
+fn attend(
+    shim: &mut Shim,
+    started: Started,
+    args: &RunArgs,
+    signals: &Signals,
+) -> Result<ExitRecord> {
     if let Some(path) = &args.pidfile {
         let pid = started.pid.to_string();
         fs::write_atomic(path, pid.as_bytes(), 0o644, fs::Durability::Volatile)?;

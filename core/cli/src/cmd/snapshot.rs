@@ -43,8 +43,9 @@ pub(crate) fn run(app: &App, command: SnapshotCommand) -> Result<Outcome> {
                 keys.iter().map(|key| key.parse()).collect::<Result<_>>()?;
             for key in &keys {
                 snapshotter.remove(key)?;
-                output::print_line(key.as_str());
             }
+            let removed: Vec<String> = keys.iter().map(SnapshotKey::to_string).collect();
+            output::print_names(app.format, &removed)?;
             if let Err(error) = snapshotter.cleanup() {
                 log::warn!("clean up after removals: {error}");
             }

@@ -13,10 +13,12 @@
 //! | `launch` | hand over to the shim |
 //! | `status` | what is true of a record now |
 //! | `remove` | end and forget, whatever the state |
+//! | `repair` | find and mend what killed processes left |
 
 mod create;
 mod launch;
 mod remove;
+mod repair;
 mod status;
 
 use std::path::{Path, PathBuf};

@@ -32,27 +32,18 @@ impl Containers {
     /// record. Each step is repeatable, and the record goes last.
     pub fn remove(&self, record: &ContainerRecord, mode: RemoveMode) -> Result<()> {
         let lock = self.take_over(record, mode)?;
-        let dir = self.state_dir(&record.id);
-        shim::recover(&dir)?;
-        // The shim wrote this before it asked the runtime for anything.
-        if shim::read_intent(&dir)?.is_some() {
-            // A runtime that was killed half-way may have got to any of them.
-            let cgroups = shim::cgroups_at(&self.cgroups_path(&record.id))?;
-            shim::kill_cgroups(&cgroups, KILL)?;
-            self.delete_from_runtime(record)?;
-            shim::remove_cgroups(&cgroups);
-        }
+        self.end_remains(record)?;
         self.forget(record, lock)
     }
 
-    /// Removes a container whose [`Shim::wait_exit`](crate::shim::Shim::wait_exit)
-    /// has returned, or whose start failed: the snapshot goes while the
-    /// runtime still removes its own state.
-    pub fn remove_ended(&self, record: &ContainerRecord, shim: shim::Shim) -> Result<()> {
-        let removed = self.remove_snapshot(record);
-        let finished = shim.finish();
-        removed?;
-        match finished {
+    /// Removes a container with the shim that this process launched: waits for
+    /// its end, when it was started, and removes the snapshot while the runtime
+    /// still removes its own state.
+    pub fn remove_ended(&self, record: &ContainerRecord, mut shim: shim::Shim) -> Result<()> {
+        let removed = shim
+            .wait_quiet()
+            .and_then(|()| self.remove_snapshot(record));
+        match removed.and(shim.finish()) {
             Ok(()) => self.forget(record, None),
             // The shim or the runtime failed: see what there is.
             Err(error) => {
@@ -138,6 +129,22 @@ impl Containers {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Ends what is left of a container whose lock the caller holds, and
+    /// records its exit.
+    pub(super) fn end_remains(&self, record: &ContainerRecord) -> Result<()> {
+        let dir = self.state_dir(&record.id);
+        shim::recover(&dir)?;
+        // The shim wrote this before it asked the runtime for anything.
+        if shim::read_intent(&dir)?.is_some() {
+            // A runtime that was killed half-way may have got to any of them.
+            let cgroups = shim::cgroups_at(&self.cgroups_path(&record.id))?;
+            shim::kill_cgroups(&cgroups, KILL)?;
+            self.delete_from_runtime(record)?;
+            shim::remove_cgroups(&cgroups);
+        }
+        Ok(())
     }
 
     /// Nobody is in charge and the runtime may know the container.

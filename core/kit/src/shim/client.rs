@@ -37,6 +37,8 @@ pub struct Shim {
     id: ContainerId,
     state_dir: PathBuf,
     exit: Option<ExitRecord>,
+    /// The user's program ran, so that there is an exit to wait for.
+    started: bool,
     /// The last packet has come.
     last: Option<Result<()>>,
 }
@@ -73,6 +75,7 @@ impl Shim {
             id: request.id.clone(),
             state_dir: request.state_dir.clone(),
             exit: None,
+            started: false,
             last: None,
         };
         let hello = Hello {
@@ -98,6 +101,7 @@ impl Shim {
         loop {
             match self.channel.receive()? {
                 Some((ToClient::Started { pid }, fds)) => {
+                    self.started = true;
                     return Ok(Started {
                         pid,
                         console: fds.into_iter().next(),
@@ -152,11 +156,22 @@ impl Shim {
         self.channel.as_fd()
     }
 
-    /// After the exit, or after a failed start: tells the shim that this
+    /// Waits until nothing of the container uses its rootfs: for the exit of
+    /// one that was started; a failed start has undone itself.
+    pub(crate) fn wait_quiet(&mut self) -> Result<()> {
+        if self.started {
+            self.wait_exit()?;
+        }
+        Ok(())
+    }
+
+    /// After the exit, which it waits for, or after a failed start: tells the shim that this
     /// client removes what is left, and waits until the runtime has removed
     /// the container and the shim is gone and has freed the lock. The error is
     /// the runtime's.
     pub fn finish(mut self) -> Result<()> {
+        // Said too early, it would be taken for a word to the living.
+        let _ = self.wait_quiet();
         // A shim that is gone already needs not be told.
         let _ = self.channel.send(&ToShim::Done, &[]);
         while let Some((message, _)) = self.channel.receive()? {
