@@ -49,6 +49,7 @@ pub mod path;
 pub mod program;
 pub mod seccomp;
 mod syscalls;
+mod target;
 pub mod user;
 pub mod volume;
 

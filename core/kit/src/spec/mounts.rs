@@ -1,14 +1,14 @@
 //! The mounts of a container: the runtime's own, the image's volumes, the
 //! user's, and the files that tell a container its name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::image::Config as ImageConfig;
 use oci_spec::runtime::Mount;
 use rustix::fs::OFlags;
 
-use super::path::{clean, is_within};
-use super::{MountRequest, MountSource, NetworkMode, SpecRequest, VolumeFolder};
+use super::path::resolve;
+use super::{MountRequest, MountSource, NetworkMode, SpecRequest, VolumeFolder, target};
 use crate::bundle::BundleFile;
 use crate::error::{Error, ErrorKind, IoContext, Result, quote};
 use crate::fs::Root;
@@ -35,12 +35,14 @@ pub(super) fn mounts(
 ) -> Result<Mounts> {
     let mut system = system(request);
     let mut own = Vec::new();
-    for wanted in &request.mounts {
-        let mount = user_mount(wanted)?;
+    let given: Vec<&str> = request.mounts.iter().map(|m| m.target.as_str()).collect();
+    let places = target::of_user(rootfs, &given)?;
+    for (wanted, place) in request.mounts.iter().zip(&places) {
+        let mount = user_mount(wanted, place)?;
         own.retain(|known: &Mount| known.destination() != mount.destination());
         own.push(mount);
     }
-    let volumes = volumes(request, image, &own)?;
+    let volumes = volumes(request, image, rootfs, &places)?;
     for volume in &volumes {
         own.push(bind(&volume.source, &volume.target, Access::ReadWrite));
     }
@@ -135,19 +137,7 @@ fn system(request: &SpecRequest) -> Vec<Mount> {
     ]
 }
 
-fn user_mount(wanted: &MountRequest) -> Result<Mount> {
-    let target = clean(&wanted.target, "mount target")?;
-    if target == "/" {
-        return Err(Error::invalid(
-            "mount target \"/\": the root file system cannot be covered",
-        ));
-    }
-    if is_within(&target, "/proc") {
-        return Err(Error::invalid(format!(
-            "mount target {}: nothing is mounted in /proc",
-            quote(&target)
-        )));
-    }
+fn user_mount(wanted: &MountRequest, target: &str) -> Result<Mount> {
     match &wanted.source {
         MountSource::Path(path) => {
             let shown = quote(&path.to_string_lossy());
@@ -160,7 +150,7 @@ fn user_mount(wanted: &MountRequest) -> Result<Mount> {
                 Error::io(format!("mount source {shown}"), error)
                     .with_hint("a bind mount's source must exist; make it first")
             })?;
-            let mut mount = bind(path, &target, wanted.access);
+            let mut mount = bind(path, target, wanted.access);
             // What a wish replaces is left out, so that no runtime has to guess.
             let mut options = mount.options().clone().unwrap_or_default();
             for option in &wanted.options {
@@ -195,7 +185,7 @@ fn user_mount(wanted: &MountRequest) -> Result<Mount> {
                 }
             }
             options.extend(wanted.options.iter().map(String::as_str));
-            Ok(mount(&target, "tmpfs", "tmpfs", &options))
+            Ok(mount(target, "tmpfs", "tmpfs", &options))
         }
         MountSource::Volume(name) => Err(Error::new(
             ErrorKind::Unimplemented,
@@ -207,34 +197,26 @@ fn user_mount(wanted: &MountRequest) -> Result<Mount> {
 
 /// The image's declared volumes that no mount of the user covers, in path
 /// order: a later one may lie in an earlier.
-fn volumes(request: &SpecRequest, image: &ImageConfig, own: &[Mount]) -> Result<Vec<VolumeFolder>> {
-    let mut targets: Vec<String> = Vec::new();
-    for declared in image.volumes().iter().flatten() {
-        let target = clean(declared, "volume of the image")?;
-        if target == "/"
-            || ["/proc", "/sys", "/dev"]
-                .iter()
-                .any(|dir| is_within(&target, dir))
-        {
-            return Err(Error::precondition(format!(
-                "volume {} of the image: it would cover what the runtime mounts",
-                quote(declared)
-            )));
-        }
-        targets.push(target);
-    }
-    targets.sort();
-    targets.dedup();
-    if targets.len() > VOLUME_LIMIT {
+fn volumes(
+    request: &SpecRequest,
+    image: &ImageConfig,
+    rootfs: &Root,
+    own: &[String],
+) -> Result<Vec<VolumeFolder>> {
+    let declared = image.volumes().as_deref().unwrap_or_default();
+    if declared.len() > VOLUME_LIMIT {
         return Err(Error::precondition(format!(
             "the image declares {} volumes, more than the {VOLUME_LIMIT} allowed",
-            targets.len()
+            declared.len()
         )));
     }
-    targets.retain(|target| {
-        own.iter()
-            .all(|mount| mount.destination() != Path::new(target))
-    });
+    let mut targets = declared
+        .iter()
+        .map(|declared| target::of_image(rootfs, declared, own))
+        .collect::<Result<Vec<String>>>()?;
+    targets.sort();
+    targets.dedup();
+    targets.retain(|target| !own.contains(target));
     let mut folders: Vec<VolumeFolder> = Vec::new();
     for (number, target) in targets.into_iter().enumerate() {
         let source = request.volumes_dir.join(number.to_string());
@@ -250,14 +232,13 @@ fn volumes(request: &SpecRequest, image: &ImageConfig, own: &[Mount]) -> Result<
 /// `/etc/resolv.conf`: what programs look their own name up in. They are bound
 /// over the image's, so that they follow the container and not the image;
 /// where the image has no `/etc`, or a mount covers it, there is nothing to
-/// bind on and nobody is told.
+/// bind on and nobody is told. The same where a symlink leads to the runtime's
+/// mounts.
 fn files(request: &SpecRequest, rootfs: &Root, hostname: &str, own: &[Mount]) -> Vec<BundleFile> {
-    if rootfs
-        .open_at("/etc", OFlags::PATH | OFlags::DIRECTORY, 0)
-        .is_err()
-    {
+    let is_there = rootfs.open_at("/etc", OFlags::PATH | OFlags::DIRECTORY, 0);
+    let (Ok(_), Ok(etc)) = (is_there, resolve(rootfs, "/etc", "folder")) else {
         return Vec::new();
-    }
+    };
     let host = |path: &str| {
         let file = std::fs::File::open(path).io_context(|| format!("open {path}"));
         file.and_then(|file| crate::fs::read_limited(&file, path, HOST_FILE_LIMIT))
@@ -282,9 +263,12 @@ fn files(request: &SpecRequest, rootfs: &Root, hostname: &str, own: &[Mount]) ->
     list.into_iter()
         .filter_map(|(name, data)| Some((name, data?)))
         .filter(|(name, _)| {
-            let target = PathBuf::from(format!("/etc/{name}"));
-            own.iter()
-                .all(|mount| !target.starts_with(mount.destination()))
+            let target = Path::new(&etc).join(name);
+            let leads = resolve(rootfs, &target.to_string_lossy(), "file");
+            leads.is_ok_and(|place| !target::is_system(&place))
+                && own
+                    .iter()
+                    .all(|mount| !target.starts_with(mount.destination()))
         })
         .map(|(name, data)| BundleFile {
             path: name.into(),

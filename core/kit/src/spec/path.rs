@@ -1,6 +1,6 @@
 //! Paths in a container, made safe before they reach a runtime.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -51,6 +51,17 @@ pub fn is_within(path: &str, above: &str) -> bool {
 /// What `/proc` will hold in the container is not there yet, so a symlink to
 /// it is followed by its text: the answer then begins with `/proc`.
 pub fn resolve(root: &Root, path: &str, what: &str) -> Result<String> {
+    walk(root, path, what, |_| false)
+}
+
+/// [`resolve`] that asks before each look whether something covers the place:
+/// then what is there is not looked at and taken as it is.
+pub(super) fn walk(
+    root: &Root,
+    path: &str,
+    what: &str,
+    mut covered: impl FnMut(&str) -> bool,
+) -> Result<String> {
     let mut pending: Vec<String> = components(path);
     let mut done: Vec<String> = Vec::new();
     let mut links = 0;
@@ -60,7 +71,10 @@ pub fn resolve(root: &Root, path: &str, what: &str) -> Result<String> {
             continue;
         }
         done.push(part);
-        let here = PathBuf::from(format!("/{}", done.join("/")));
+        let here = format!("/{}", done.join("/"));
+        if covered(&here) {
+            continue;
+        }
         let fd = match root.open_at(&here, OFlags::PATH | OFlags::NOFOLLOW, 0) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR) => continue,

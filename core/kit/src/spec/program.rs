@@ -35,10 +35,7 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
         .collect();
     let mut not_executable = false;
     for candidate in &candidates {
-        if mounted
-            .iter()
-            .any(|target| lexical(candidate).starts_with(target))
-        {
+        if is_covered(rootfs, candidate, &mounted) {
             return Ok(());
         }
         match look(rootfs, candidate) {
@@ -59,6 +56,20 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
         ),
     };
     Err(Error::not_found(format!("program {}: {why}", quote(program))).with_exec_failure(failure))
+}
+
+/// Whether the way to the path, symlinks followed, passes a mount.
+fn is_covered(rootfs: &Root, path: &Path, mounted: &[PathBuf]) -> bool {
+    let is_under = |path: &Path| mounted.iter().any(|target| path.starts_with(target));
+    let mut covered = is_under(&lexical(path));
+    let Some(path) = path.to_str() else {
+        return true;
+    };
+    let walked = super::path::walk(rootfs, path, "program", |here| {
+        covered |= is_under(Path::new(here));
+        covered
+    });
+    covered || walked.is_err()
 }
 
 enum Found {
@@ -124,6 +135,7 @@ mod tests {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
         }
         std::os::unix::fs::symlink("/yes", dir.path().join("link")).expect("symlink");
+        std::os::unix::fs::symlink("data", dir.path().join("in")).expect("symlink");
         let mounts: Vec<serde_json::Value> = mount
             .iter()
             .map(|m| serde_json::json!({ "destination": m }))
@@ -163,6 +175,11 @@ mod tests {
             outcome(&["/data/x"], Some("/data/")),
             None,
             "a mount may bring it"
+        );
+        assert_eq!(
+            outcome(&["/in/x"], Some("/data")),
+            None,
+            "a symlink leads to a mount"
         );
     }
 }
