@@ -4,6 +4,10 @@
 //! words of its own. Where this cannot know (a mount may bring the program),
 //! it leaves the answer to the runtime.
 
+mod elf;
+mod format;
+
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -12,9 +16,11 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ExecFailure, Result, quote};
 use crate::fs::Root;
+use format::Format;
 
 /// Fails with [`ExecFailure`] when the spec's program does not exist in the
-/// root file system or nobody may execute it.
+/// root file system, nobody may execute it, or the kernel could not: its
+/// interpreter is missing, or it is no program of this machine.
 pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
     let Some(process) = spec.process() else {
         return Ok(());
@@ -39,7 +45,14 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
             return Ok(());
         }
         match look(rootfs, candidate) {
-            Found::Executable | Found::Unknown => return Ok(()),
+            Found::Executable => {
+                let Some((failure, why)) = refusal(rootfs, candidate, process.cwd(), &mounted)
+                else {
+                    return Ok(());
+                };
+                return Err(error(program, failure, &why));
+            }
+            Found::Unknown => return Ok(()),
             Found::Otherwise => not_executable = true,
             Found::Nothing => {}
         }
@@ -55,7 +68,50 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
             "no such program in the container's PATH",
         ),
     };
-    Err(Error::not_found(format!("program {}: {why}", quote(program))).with_exec_failure(failure))
+    Err(error(program, failure, why))
+}
+
+fn error(program: &str, failure: ExecFailure, why: &str) -> Error {
+    Error::not_found(format!("program {}: {why}", quote(program))).with_exec_failure(failure)
+}
+
+/// Why the kernel would not execute the file, as far as that is certain. Of an
+/// interpreter it is only asked whether it is there.
+fn refusal(
+    rootfs: &Root,
+    path: &Path,
+    cwd: &Path,
+    mounted: &[PathBuf],
+) -> Option<(ExecFailure, String)> {
+    let file = std::fs::File::from(open(rootfs, path)?);
+    let interpreter = match format::of(&file, format::has_helpers) {
+        Format::Other => return None,
+        Format::Refused(why) => return Some((ExecFailure::NotExecutable, why.to_owned())),
+        Format::Interpreted(interpreter) => interpreter,
+    };
+    let place = cwd.join(&interpreter);
+    if is_covered(rootfs, &place, mounted) {
+        return None;
+    }
+    let (failure, why) = match look(rootfs, &place) {
+        Found::Executable | Found::Unknown => return None,
+        Found::Nothing => (
+            ExecFailure::NotFound,
+            "does not exist in the root file system",
+        ),
+        Found::Otherwise => (ExecFailure::NotExecutable, "is not an executable file"),
+    };
+    let shown = quote(&interpreter.to_string_lossy());
+    Some((failure, format!("its interpreter {shown} {why}")))
+}
+
+/// A regular file, for reading; `None` leaves the answer to the runtime.
+fn open(rootfs: &Root, path: &Path) -> Option<OwnedFd> {
+    // O_NONBLOCK: a fifo that took the file's place must not hold us.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rootfs.open_at(path, flags, 0).ok()?;
+    let stat = rustix::fs::fstat(&fd).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(fd)
 }
 
 /// Whether the way to the path, symlinks followed, passes a mount.
@@ -127,12 +183,34 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn outcome(args: &[&str], mount: Option<&str>) -> Option<ExecFailure> {
+    fn result(args: &[&str], mount: Option<&str>) -> Result<()> {
         let dir = tempfile::tempdir().expect("tempdir");
-        for (name, mode) in [("yes", 0o755), ("no", 0o644)] {
+        let file = |name: &str, mode: u32, data: &[u8]| {
             let path = dir.path().join(name);
-            std::fs::write(&path, "x").expect("write");
+            std::fs::write(&path, data).expect("write");
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+        };
+        let whole = elf::sample(None);
+        file("yes", 0o755, &whole);
+        file("no", 0o644, &whole);
+        let mut foreign = whole;
+        foreign[18] = 243;
+        file("foreign", 0o755, &foreign);
+        file("empty", 0o755, b"");
+        file("garbage", 0o755, b"echo hello\n");
+        for (name, interpreter) in [
+            ("good", "/yes"),
+            ("relative", "yes"),
+            ("by-link", "/link"),
+            ("bad", "/nosuch/ld.so"),
+            ("plain", "/no"),
+            ("folder", "/"),
+            ("mounted", "/data/sh"),
+            ("linked", "/in/sh"),
+        ] {
+            let script = format!("#!{interpreter} -e\n");
+            file(&format!("{name}.sh"), 0o755, script.as_bytes());
+            file(name, 0o755, &elf::sample(Some(interpreter)));
         }
         std::os::unix::fs::symlink("/yes", dir.path().join("link")).expect("symlink");
         std::os::unix::fs::symlink("data", dir.path().join("in")).expect("symlink");
@@ -146,10 +224,51 @@ mod tests {
             "mounts": mounts,
         }))
         .expect("spec");
-        let root = Root::open(dir.path()).expect("root");
-        check(&spec, &root)
+        check(&spec, &Root::open(dir.path()).expect("root"))
+    }
+
+    fn outcome(args: &[&str], mount: Option<&str>) -> Option<ExecFailure> {
+        result(args, mount)
             .err()
             .and_then(|error| error.exec_failure())
+    }
+
+    #[test]
+    fn an_interpreter_is_looked_for_too() {
+        use ExecFailure::{NotExecutable, NotFound};
+        for suffix in ["", ".sh"] {
+            for (name, want) in [
+                ("good", None),
+                ("relative", None),
+                ("by-link", None),
+                ("bad", Some(NotFound)),
+                ("mounted", Some(NotFound)),
+                ("linked", Some(NotFound)),
+                ("plain", Some(NotExecutable)),
+                ("folder", Some(NotExecutable)),
+            ] {
+                let program = format!("{name}{suffix}");
+                assert_eq!(outcome(&[&program], None), want, "{program}");
+            }
+            for name in ["mounted", "linked"] {
+                let program = format!("/{name}{suffix}");
+                assert_eq!(outcome(&[&program], Some("/data")), None, "{program}");
+            }
+        }
+        let error = result(&["/bad.sh"], None).expect_err("no interpreter");
+        assert_eq!(
+            error.message(),
+            "program \"/bad.sh\": its interpreter \"/nosuch/ld.so\" does not exist in the root file system"
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_execute_is_refused() {
+        // Where the host has helpers for further formats they decide.
+        let want = (!format::has_helpers()).then_some(ExecFailure::NotExecutable);
+        for program in ["empty", "/garbage", "foreign"] {
+            assert_eq!(outcome(&[program], None), want, "{program}");
+        }
     }
 
     #[test]
