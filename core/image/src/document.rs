@@ -42,10 +42,17 @@ pub(crate) fn json_error(error: serde_json::Error) -> Error {
     Error::invalid(format!("its JSON is not valid: {}", plain(&text)))
 }
 
-/// Escapes control characters and cuts, without quotes around.
+/// Escapes control characters and cuts, without quotes around; the quotes in
+/// it are the parser's own.
 fn plain(text: &str) -> String {
-    let cut: String = text.chars().take(200).collect();
-    cut.chars().flat_map(char::escape_debug).collect()
+    let mut plain = String::new();
+    for c in text.chars().take(200) {
+        match c {
+            '\'' | '"' | '\\' => plain.push(c),
+            c => plain.extend(c.escape_debug()),
+        }
+    }
+    plain
 }
 
 const INDEXES: [&str; 2] = [
@@ -133,6 +140,26 @@ fn drop_nulls(value: &mut serde_json::Value) {
     }
 }
 
+/// The digest that a stored blob's bytes really have.
+pub(crate) fn stored_digest(store: &dyn ContentStore, digest: &Digest) -> Result<Digest> {
+    let reader = store.reader(digest)?;
+    let mut hasher = digest.algorithm().hasher();
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut offset = 0;
+    loop {
+        match reader.read_at(&mut buffer, offset)? {
+            0 => return Ok(hasher.finish()),
+            read => {
+                let part = buffer
+                    .get(..read)
+                    .ok_or_else(|| Error::internal("the driver claims too long a read"))?;
+                hasher.update(part);
+                offset += read as u64;
+            }
+        }
+    }
+}
+
 /// A whole blob of a descriptor: size limit, size and digest checked.
 pub(crate) fn read(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let digest = digest_of(descriptor)?;
@@ -217,6 +244,13 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes(), OCI).is_err());
+    }
+
+    #[test]
+    fn json_errors_are_escaped_once() {
+        let text = manifest("").replace("sha256:", "sha256");
+        let error = parse(text.as_bytes(), OCI).expect_err("digest").to_string();
+        assert!(!error.contains('\\'), "{error}");
     }
 
     #[test]

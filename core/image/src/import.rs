@@ -4,6 +4,12 @@
 //! Blobs are stored under their own digests and nothing else is recorded:
 //! names are the caller's to record, after the import as a whole succeeded.
 //! A killed import leaves resumable ingests and blobs that the next one finds.
+//! One whose source lies about a blob leaves none of it.
+//!
+//! What the store has already is not stored again, unless it is damaged and
+//! the source has it whole. Indexes, manifests and configs are read back and
+//! verified for that, layers by their size alone: hashing gigabytes at every
+//! import would cost more than it finds, and unpacking verifies them anyway.
 
 mod archive;
 mod docker;
@@ -30,7 +36,8 @@ pub struct ImportOptions {
     /// without names: nothing is left behind, whatever happens.
     pub scratch: PathBuf,
     /// The platform that must be there whole; others may be missing parts, as
-    /// in a sparse layout. `None` asks for nothing.
+    /// in a sparse layout. At least one image must have it, and images for
+    /// other platforms only are imported beside it. `None` asks for nothing.
     pub platform: Option<PlatformChoice>,
     /// What an archive may cost.
     pub limits: Limits,
@@ -96,7 +103,18 @@ fn run(
         return Err(Error::not_found("there is no image in it"));
     }
     if let Some(platform) = &options.platform {
+        let mut unfit = None;
+        let mut fits = false;
         for image in &imported {
+            if crate::resolve::offers(store, &image.target, platform)? {
+                fits = true;
+                into.check_whole(&image.target, platform)?;
+            } else {
+                unfit.get_or_insert(image);
+            }
+        }
+        if let Some(image) = unfit.filter(|_| !fits) {
+            // Fails, and says which platforms there are.
             into.check_whole(&image.target, platform)?;
         }
     }
@@ -112,20 +130,24 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Stores the blob of a descriptor; `false` when the source has it not.
+    /// What the store has need not be in the source, and is taken by its size.
     fn blob(&self, source: &dyn Source, name: &str, digest: &Digest, size: u64) -> Result<bool> {
-        // What the store has need not be in the source.
-        if crate::resolve::is_there(self.store, digest)? {
-            let info = self.store.info(digest)?;
-            if info.size != size {
-                return Err(wrong_size(digest, info.size, size));
-            }
+        let stored = || {
             (self.progress)(Event::Stored {
                 digest: digest.clone(),
             });
-            return Ok(true);
-        }
-        let Some(mut file) = source.open(name)? else {
-            return Ok(false);
+            Ok(true)
+        };
+        // Either this blob is damaged or that descriptor lies.
+        let doubt = match self.store.info(digest) {
+            Ok(info) if info.size == size => return stored(),
+            Ok(info) => Some(wrong_size(digest, info.size, size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) if error.kind() == ErrorKind::DataLoss => Some(error),
+            Err(error) => return Err(error),
+        };
+        let Some(file) = source.open(name)? else {
+            return doubt.map_or(Ok(false), Err);
         };
         if file.size != size {
             return Err(wrong_size(digest, file.size, size));
@@ -134,20 +156,64 @@ impl Target<'_> {
             digest: digest.clone(),
             size,
         });
-        self.ingest(&mut *file.data, digest, size)?;
-        (self.progress)(Event::Stored {
-            digest: digest.clone(),
-        });
-        Ok(true)
+        let mut data = file.data;
+        self.ingest(&mut *data, digest, size, &Labels::new())?;
+        if let Some(doubt) = doubt
+            && self
+                .store
+                .info(digest)
+                .map_or(true, |info| info.size != size)
+        {
+            // A driver may take whatever is there for the blob.
+            if crate::document::stored_digest(self.store, digest)
+                .is_ok_and(|found| found == *digest)
+            {
+                return Err(doubt);
+            }
+            let labels = self.discard(digest)?;
+            let Some(file) = source.open(name)? else {
+                return Err(doubt);
+            };
+            let mut data = file.data;
+            self.ingest(&mut *data, digest, size, &labels)?;
+        }
+        stored()
     }
 
-    /// Stores bytes that are at hand.
+    /// Stores bytes that are at hand and have this digest. What the store has
+    /// already is verified, and replaced when it is damaged.
     fn bytes(&self, data: &[u8], digest: &Digest) -> Result<()> {
-        self.ingest(&mut &data[..], digest, data.len() as u64)
+        let size = data.len() as u64;
+        let labels = match content::read_blob(self.store, digest, size) {
+            Ok(_) => return Ok(()),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => Labels::new(),
+                // Wrong bytes, or more than there can be.
+                ErrorKind::DataLoss | ErrorKind::ResourceExhausted => self.discard(digest)?,
+                _ => return Err(error),
+            },
+        };
+        self.ingest(&mut &data[..], digest, size, &labels)
+    }
+
+    /// Deletes a blob that is known to be damaged; gives its labels.
+    fn discard(&self, digest: &Digest) -> Result<Labels> {
+        log::warn!("blob {digest} is damaged, and is replaced by a good one");
+        let labels = self.store.info(digest).map(|info| info.labels);
+        match self.store.delete(digest) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(labels.unwrap_or_default()),
+        }
     }
 
     /// Stores a stream, waiting while another process stores the same.
-    fn ingest(&self, data: &mut dyn std::io::Read, digest: &Digest, size: u64) -> Result<()> {
+    fn ingest(
+        &self,
+        data: &mut dyn std::io::Read,
+        digest: &Digest,
+        size: u64,
+        labels: &Labels,
+    ) -> Result<()> {
         let name: IngestRef = format!("import-{}-{}", digest.algorithm(), digest.hex()).parse()?;
         let expected = Expected {
             size: Some(size),
@@ -155,13 +221,22 @@ impl Target<'_> {
         };
         let deadline = Instant::now() + self.options.wait;
         loop {
-            match content::ingest(self.store, &name, &expected, &Labels::new(), data) {
+            match content::ingest(self.store, &name, &expected, labels, data) {
                 Ok(_) => return Ok(()),
                 // Nothing was read yet: the ref is taken before the data.
                 Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                Err(error) => return Err(error.context(format!("blob {digest}"))),
+                Err(error) => {
+                    // Bytes that are wrong are nothing to go on from.
+                    if error.kind() == ErrorKind::FailedPrecondition
+                        && let Err(error) = self.store.abort(&name)
+                        && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict)
+                    {
+                        log::warn!("ingest {name} stays behind: {error}");
+                    }
+                    return Err(error.context(format!("blob {digest}")));
+                }
             }
         }
     }

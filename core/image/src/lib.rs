@@ -26,7 +26,7 @@ pub use event::Event;
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
 pub use platform::PlatformChoice;
-pub use resolve::{Image, Layer, is_complete, platforms, resolve};
+pub use resolve::{Image, Layer, is_complete, offers, platforms, resolve};
 pub use unpack::{UnpackOptions, unpack};
 
 /// Bytes of an image, quoted for an error line.

@@ -81,6 +81,37 @@ pub fn resolve(
     target: &Descriptor,
     platform: &PlatformChoice,
 ) -> Result<Image> {
+    let (best, others) = choose(store, target, platform)?;
+    let Some(descriptor) = best else {
+        let others: Vec<String> = others.into_iter().take(16).collect();
+        let what = if others.is_empty() {
+            "it has none that can run".to_string()
+        } else {
+            format!("it has {}", crate::show(others.join(", ").as_bytes()))
+        };
+        return Err(Error::not_found(format!(
+            "image {} has no manifest for {platform}: {what}",
+            target.digest()
+        )));
+    };
+    image(store, &descriptor)
+}
+
+/// Whether an image has a manifest for a platform, be it there or not.
+pub fn offers(
+    store: &dyn ContentStore,
+    target: &Descriptor,
+    platform: &PlatformChoice,
+) -> Result<bool> {
+    Ok(choose(store, target, platform)?.0.is_some())
+}
+
+/// The manifest that fits a platform best, and the other platforms.
+fn choose(
+    store: &dyn ContentStore,
+    target: &Descriptor,
+    platform: &PlatformChoice,
+) -> Result<(Option<Descriptor>, BTreeSet<String>)> {
     let mut candidates = Vec::new();
     let mut others = BTreeSet::new();
     let mut budget = Budget(DOCUMENTS);
@@ -103,19 +134,7 @@ pub fn resolve(
             best = Some((rank, descriptor));
         }
     }
-    let Some((_, descriptor)) = best else {
-        let others: Vec<String> = others.into_iter().take(16).collect();
-        let what = if others.is_empty() {
-            "it has none that can run".to_string()
-        } else {
-            format!("it has {}", crate::show(others.join(", ").as_bytes()))
-        };
-        return Err(Error::not_found(format!(
-            "image {} has no manifest for {platform}: {what}",
-            target.digest()
-        )));
-    };
-    image(store, &descriptor)
+    Ok((best.map(|(_, descriptor)| descriptor), others))
 }
 
 /// The platforms of an image whose manifests are in the store.

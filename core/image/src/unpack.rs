@@ -4,7 +4,7 @@
 //! One flight per chain ID across processes: the second waits on a lock file
 //! and then finds the snapshot. A layer is written into an active snapshot
 //! with a random key, labelled with the process that writes it; killed, it
-//! leaves just that, and the next unpacking of the same chain removes it.
+//! leaves just that, and the next unpacking of whatever image removes it.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,6 +77,11 @@ pub fn unpack(
             break;
         }
     }
+    if done < total
+        && let Err(error) = remove_stale(snapshotter, (PROCESS_LABEL, None))
+    {
+        log::warn!("look for what killed processes left: {error}");
+    }
     for (index, (layer, key)) in image.layers.iter().zip(&keys).enumerate() {
         let number = index + 1;
         let mut applied = None;
@@ -142,8 +147,10 @@ fn one(
     let lock = FileLock::acquire(&path, &what, Wait::AtMost(options.wait))?;
     let result = match committed(snapshotter, key) {
         Ok(true) => Ok(None),
-        Ok(false) => remove_stale(snapshotter, key)
-            .and_then(|()| write(store, snapshotter, layer, key, parent, options).map(Some)),
+        // One may have died since, while this one waited for its lock.
+        Ok(false) => remove_stale(snapshotter, (CHAIN_LABEL, Some(key)))
+            .and_then(|()| write(store, snapshotter, layer, key, parent, options).map(Some))
+            .map_err(|error| blame(store, layer, error)),
         Err(error) => Err(error),
     };
     // While it is still held: nobody else can have it by this name.
@@ -312,12 +319,39 @@ fn active_key(key: &SnapshotKey) -> Result<SnapshotKey> {
     format!("extract-{:016x}-{key}", u64::from_ne_bytes(bytes)).parse()
 }
 
-/// Removes what killed processes left of this chain. The lock is held, so
-/// that a living writer is one with other locks: it is left alone.
-fn remove_stale(snapshotter: &dyn Snapshotter, key: &SnapshotKey) -> Result<()> {
+/// Says so when the blob that a layer was read from is not the blob that it
+/// should be: layers are not hashed before they are unpacked, and damage shows
+/// as whatever it does to the stream.
+fn blame(store: &dyn ContentStore, layer: &Layer, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::DataLoss
+        | ErrorKind::InvalidArgument
+        | ErrorKind::FailedPrecondition
+        | ErrorKind::ResourceExhausted => {}
+        _ => return error,
+    }
+    match crate::document::stored_digest(store, &layer.digest) {
+        Ok(found) if found != layer.digest => Error::data_loss(format!(
+            "the stored blob is damaged: its bytes have the digest {found}"
+        ))
+        .with_hint(format!(
+            "delete it with `containerkit content delete {}` and import the image again",
+            layer.digest
+        ))
+        .with_source(error),
+        _ => error,
+    }
+}
+
+/// Removes what killed processes left, by a label of theirs. What a living
+/// process writes is left alone.
+fn remove_stale(
+    snapshotter: &dyn Snapshotter,
+    (label, value): (&str, Option<&SnapshotKey>),
+) -> Result<()> {
     let filter = SnapshotFilter {
         kind: Some(SnapshotKind::Active),
-        labels: vec![(CHAIN_LABEL.to_string(), Some(key.to_string()))],
+        labels: vec![(label.to_string(), value.map(SnapshotKey::to_string))],
         ..SnapshotFilter::default()
     };
     let found = all_pages(

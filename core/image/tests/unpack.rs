@@ -190,7 +190,8 @@ fn a_missing_or_changed_blob_is_named() {
         .unwrap()
         .insert(digest.clone(), Arc::new(vec![1; 3]));
     let error = bed.unpack(&image).expect_err("changed");
-    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(error.kind(), ErrorKind::DataLoss);
+    assert!(error.to_string().contains("is damaged"), "{error}");
     bed.store
         .blobs
         .lock()
@@ -238,6 +239,75 @@ fn what_a_killed_process_left_is_removed_and_a_living_ones_is_not() {
     let keys = bed.snapshots.keys();
     assert!(!keys.contains(&"extract-1".to_string()) && !keys.contains(&"extract-2".to_string()));
     assert!(keys.contains(&"extract-3".to_string()) && keys.contains(&"container".to_string()));
+}
+
+/// Damage shows as whatever it does to the stream; the error names the blob
+/// and the mend all the same, and does not do so where the image is at fault.
+#[test]
+fn a_damaged_blob_is_told_from_a_wrong_image() {
+    let plain = tar(&[file("a", &"x".repeat(3000))]);
+    for (media_type, stored) in [
+        (PLAIN, plain.clone()),
+        (support::images::GZIP, support::images::gzip(&plain)),
+        (support::images::ZSTD, support::images::zstd(&plain)),
+    ] {
+        for place in [1, 600, stored.len() - 1] {
+            let bed = Bed::new();
+            let image = bed.image(&one_layer(&plain, media_type, &stored));
+            let digest = &image.layers[0].digest;
+            let mut rotten = stored.clone();
+            rotten[place.min(stored.len() - 1)] ^= 0x11;
+            bed.store.damage(digest, &rotten);
+            // Some bytes of a compressed stream say nothing.
+            let Err(error) = bed.unpack(&image) else {
+                assert_ne!(media_type, PLAIN);
+                continue;
+            };
+            assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+            assert!(error.to_string().contains("blob is damaged"), "{error}");
+            let hint = format!("containerkit content delete {digest}");
+            assert!(error.hint().unwrap().contains(&hint), "{error}");
+            support::assert_one_line(&error);
+            assert!(bed.snapshots.keys().is_empty());
+        }
+    }
+    let bed = Bed::new();
+    let image = bed.image(&one_layer(b"something else", PLAIN, &plain));
+    let error = bed.unpack(&image).expect_err("the config is wrong");
+    assert!(!error.to_string().contains("blob is damaged"), "{error}");
+}
+
+#[test]
+fn what_died_over_another_image_is_removed_too() {
+    let bed = Bed::new();
+    let image = bed.image(&simple().0);
+    let me = ProcessIdentity::of(std::process::id()).unwrap();
+    let dead = ProcessIdentity {
+        start_time: me.start_time + 1,
+        ..me.clone()
+    };
+    let put = |key: &str, identity: &ProcessIdentity| {
+        let labels = Labels::from([
+            (CHAIN_LABEL.to_string(), "sha256:of-another".to_string()),
+            (
+                PROCESS_LABEL.to_string(),
+                serde_json::to_string(identity).unwrap(),
+            ),
+        ]);
+        bed.snapshots
+            .prepare(&key.parse().unwrap(), None, &labels)
+            .unwrap();
+    };
+    put("extract-dead", &dead);
+    put("extract-living", &me);
+    bed.unpack(&image).unwrap();
+    let keys = bed.snapshots.keys();
+    assert!(!keys.contains(&"extract-dead".to_string()), "{keys:?}");
+    assert!(keys.contains(&"extract-living".to_string()), "{keys:?}");
+    // Where there is nothing to do, nothing is looked for.
+    put("extract-dead", &dead);
+    bed.unpack(&image).unwrap();
+    assert!(bed.snapshots.keys().contains(&"extract-dead".to_string()));
 }
 
 #[test]

@@ -40,6 +40,12 @@ impl Source for Folder {
                     containerkit::quote(name)
                 )));
             }
+            Err(Errno::XDEV) => {
+                return Err(Error::invalid(format!(
+                    "{} leads out of the archive",
+                    containerkit::quote(name)
+                )));
+            }
             Err(errno) => return Err(Error::io(shown(), errno)),
         };
         let stat = rustix::fs::fstat(&fd).io_context(shown)?;

@@ -1,14 +1,25 @@
 //! An OCI layout: image-spec `image-layout.md`.
+//!
+//! The entries of `index.json` that have one name, or none, and each a
+//! platform of its own are one image: its target is an index of just these.
+//! Where `index.json` is nothing else, it is that index, byte for byte, so
+//! that the digest is the one that other tools tell.
+
+use std::collections::{HashMap, HashSet};
 
 use containerkit::oci_spec::image::{Descriptor, ImageIndex};
-use containerkit::{Context as _, Digest, Error, ErrorKind, Result, quote};
+use containerkit::{Algorithm, Context as _, Digest, Error, ErrorKind, Result, quote};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::source::Source;
 use super::{Imported, Target};
 use crate::document::{self, Document, digest_of};
+use crate::event::Event;
 use crate::limits::exhausted;
+use crate::platform::Offered;
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DEPTH: u32 = 4;
 const DOCUMENTS: u32 = 512;
 
@@ -34,13 +45,11 @@ pub(super) fn import(source: &dyn Source, marker: &[u8], into: &Target) -> Resul
             format!("its layout version is {}, want 1.x", quote(&marker.version)),
         ));
     }
-    let index = source
+    let data = source
         .small("index.json")?
         .ok_or_else(|| Error::invalid("the layout has no index.json"))?;
     // It has no descriptor that would announce its type.
-    let Document::Index(index) = document::parse(&index, "application/vnd.oci.image.index.v1+json")
-        .context(|| "index.json")?
-    else {
+    let Document::Index(index) = document::parse(&data, INDEX).context(|| "index.json")? else {
         return Err(Error::invalid("index.json is not an index"));
     };
     let mut walk = Walk {
@@ -49,27 +58,68 @@ pub(super) fn import(source: &dyn Source, marker: &[u8], into: &Target) -> Resul
         left: DOCUMENTS,
     };
     let mut imported = Vec::new();
-    for target in image_descriptors(&index) {
-        if !walk.document(target, DEPTH)? {
-            return Err(Error::not_found(format!(
-                "blob {} of index.json is missing",
-                target.digest()
-            )));
+    for (name, group) in groups(&index) {
+        if is_one_image(&index, &group) {
+            let target = walk.group(&data, &index, &group)?;
+            imported.push(Imported { name, target });
+            continue;
         }
-        imported.push(Imported {
-            name: name_of(target),
-            target: target.clone(),
-        });
+        for place in group {
+            let target = &index.manifests()[place];
+            if !walk.document(target, DEPTH)? {
+                return Err(missing(target));
+            }
+            imported.push(Imported {
+                name: name.clone(),
+                target: target.clone(),
+            });
+        }
     }
     Ok(imported)
 }
 
-/// What index.json lists may be anything; images are what is imported.
-fn image_descriptors(index: &ImageIndex) -> impl Iterator<Item = &Descriptor> {
-    index
-        .manifests()
-        .iter()
-        .filter(|descriptor| document::is_document(descriptor.media_type().as_ref()))
+fn missing(descriptor: &Descriptor) -> Error {
+    Error::not_found(format!(
+        "blob {} of index.json is missing",
+        descriptor.digest()
+    ))
+}
+
+/// The places of images in index.json by the name they have there, in order.
+/// What it lists may be anything; images are what is imported.
+fn groups(index: &ImageIndex) -> Vec<(Option<String>, Vec<usize>)> {
+    let mut groups: Vec<(Option<String>, Vec<usize>)> = Vec::new();
+    let mut known: HashMap<Option<String>, usize> = HashMap::new();
+    for (place, descriptor) in index.manifests().iter().enumerate() {
+        if document::is_document(descriptor.media_type().as_ref()) {
+            let name = name_of(descriptor);
+            let group = *known.entry(name.clone()).or_insert(groups.len());
+            match groups.get_mut(group) {
+                Some((_, places)) => places.push(place),
+                None => groups.push((name, vec![place])),
+            }
+        }
+    }
+    groups
+}
+
+/// Whether what has one name are the platforms of one image: all say which,
+/// and no two the same.
+fn is_one_image(index: &ImageIndex, group: &[usize]) -> bool {
+    let mut platforms = HashSet::new();
+    let mut manifests = HashSet::new();
+    group.len() > 1
+        && group.iter().all(|place| {
+            let descriptor = &index.manifests()[*place];
+            let Some(platform) = descriptor.platform() else {
+                return false;
+            };
+            let offered = Offered::of(platform);
+            offered.is_unknown()
+                || !manifests.insert(descriptor.digest().as_ref())
+                || platforms.insert((offered.to_string(), platform.os_version()))
+        })
+        && !platforms.is_empty()
 }
 
 fn name_of(descriptor: &Descriptor) -> Option<String> {
@@ -84,6 +134,19 @@ fn path_of(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
+/// An index of some of an index's descriptors, as they stand there: the same
+/// bytes whenever it is made.
+fn index_of(data: &[u8], group: &[usize]) -> Result<Vec<u8>> {
+    let index: Value = serde_json::from_slice(data).map_err(document::json_error)?;
+    let manifests: Vec<&Value> = group
+        .iter()
+        .filter_map(|place| index.get("manifests")?.get(*place))
+        .collect();
+    let mut made = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+    made.sort_all_objects();
+    serde_json::to_vec(&made).map_err(document::json_error)
+}
+
 struct Walk<'a> {
     source: &'a dyn Source,
     into: &'a Target<'a>,
@@ -91,6 +154,34 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Stores an image whose manifests stand in index.json itself, and the
+    /// index that makes them one.
+    fn group(&mut self, data: &[u8], index: &ImageIndex, group: &[usize]) -> Result<Descriptor> {
+        let mut found = false;
+        for place in group {
+            // As below any index, other platforms' may be missing.
+            found |= self.document(&index.manifests()[*place], DEPTH - 1)?;
+        }
+        if !found {
+            return Err(missing(&index.manifests()[group[0]]));
+        }
+        let made;
+        let data = if group.len() == index.manifests().len() && index.schema_version() == 2 {
+            data
+        } else {
+            made = index_of(data, group)?;
+            &made[..]
+        };
+        let digest = Algorithm::Sha256.digest(data);
+        self.into.bytes(data, &digest)?;
+        serde_json::from_value(json!({
+            "mediaType": INDEX,
+            "digest": digest.to_string(),
+            "size": data.len(),
+        }))
+        .map_err(document::json_error)
+    }
+
     /// Stores an index or a manifest after all that it refers to; `false`
     /// when the source has it not.
     fn document(&mut self, descriptor: &Descriptor, depth: u32) -> Result<bool> {
@@ -106,8 +197,9 @@ impl Walk<'_> {
             .context(|| format!("manifest {digest}"))?;
         match parsed {
             Document::Manifest(manifest) => {
-                for blob in std::iter::once(manifest.config()).chain(manifest.layers()) {
-                    self.blob(blob)?;
+                self.config(manifest.config())?;
+                for layer in manifest.layers() {
+                    self.blob(layer)?;
                 }
             }
             Document::Index(index) => {
@@ -128,12 +220,19 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// A document's bytes, size and digest checked; from the store where the
-    /// layout has it not.
+    /// A document's bytes, size and digest checked; from the store where it is
+    /// there and whole.
     fn read(&self, descriptor: &Descriptor, digest: &Digest) -> Result<Option<Vec<u8>>> {
-        if crate::resolve::is_there(self.into.store, digest)? {
-            return document::read(self.into.store, descriptor).map(Some);
-        }
+        let doubt = match document::read(self.into.store, descriptor) {
+            Ok(data) => return Ok(Some(data)),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => None,
+                ErrorKind::DataLoss
+                | ErrorKind::FailedPrecondition
+                | ErrorKind::ResourceExhausted => Some(error),
+                _ => return Err(error),
+            },
+        };
         if descriptor.size() > document::DOCUMENT {
             return Err(exhausted(format!(
                 "manifest {digest} has {} bytes, more than the {} allowed",
@@ -142,7 +241,7 @@ impl Walk<'_> {
             )));
         }
         let Some(data) = self.source.small(&path_of(digest))? else {
-            return Ok(None);
+            return doubt.map_or(Ok(None), Err);
         };
         if data.len() as u64 != descriptor.size() {
             return Err(super::wrong_size(
@@ -158,6 +257,20 @@ impl Walk<'_> {
             )));
         }
         Ok(Some(data))
+    }
+
+    /// Configs are verified as documents are; one that is too large to be of
+    /// an image is stored like any other blob.
+    fn config(&self, descriptor: &Descriptor) -> Result<()> {
+        if descriptor.size() > document::DOCUMENT {
+            return self.blob(descriptor).map(drop);
+        }
+        let digest = digest_of(descriptor)?;
+        if let Some(data) = self.read(descriptor, &digest)? {
+            self.into.bytes(&data, &digest)?;
+            (self.into.progress)(Event::Stored { digest });
+        }
+        Ok(())
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<bool> {

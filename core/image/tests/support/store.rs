@@ -16,9 +16,21 @@ type Blobs = Arc<Mutex<BTreeMap<Digest, Arc<Vec<u8>>>>>;
 pub struct Memory {
     pub blobs: Blobs,
     pub held: Arc<Mutex<HashSet<String>>>,
+    /// Refs of ingests that were begun and neither committed nor aborted.
+    pub ingests: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Memory {
+    /// Puts other bytes under a digest.
+    pub fn damage(&self, digest: &Digest, data: &[u8]) {
+        let mut blobs = self.blobs.lock().expect("lock");
+        blobs.insert(digest.clone(), Arc::new(data.to_vec()));
+    }
+
+    pub fn data(&self, digest: &Digest) -> Arc<Vec<u8>> {
+        self.blobs.lock().expect("lock")[digest].clone()
+    }
+
     pub fn put(&self, data: &[u8]) -> Digest {
         let digest = Algorithm::Sha256.digest(data);
         self.blobs
@@ -50,6 +62,7 @@ impl BlobReader for Reader {
 struct Writer {
     blobs: Blobs,
     held: Arc<Mutex<HashSet<String>>>,
+    ingests: Arc<Mutex<HashSet<String>>>,
     name: IngestRef,
     expected: Expected,
     data: Vec<u8>,
@@ -91,6 +104,10 @@ impl IngestWriter for Writer {
                 "the ingest has {size} bytes and the digest {digest}"
             )));
         }
+        self.ingests
+            .lock()
+            .expect("lock")
+            .remove(self.name.as_str());
         self.blobs
             .lock()
             .expect("lock")
@@ -151,9 +168,11 @@ impl ContentStore for Memory {
                 "ingest {name} is held by process 1"
             )));
         }
+        self.ingests.lock().expect("lock").insert(name.to_string());
         Ok(Box::new(Writer {
             blobs: self.blobs.clone(),
             held: self.held.clone(),
+            ingests: self.ingests.clone(),
             name: name.clone(),
             expected: expected.clone(),
             data: Vec::new(),
@@ -166,7 +185,11 @@ impl ContentStore for Memory {
         Ok(Vec::new())
     }
     fn abort(&self, name: &IngestRef) -> Result<()> {
-        Err(Error::not_found(format!("ingest {name}")))
+        assert!(!self.held.lock().expect("lock").contains(name.as_str()));
+        match self.ingests.lock().expect("lock").remove(name.as_str()) {
+            true => Ok(()),
+            false => Err(Error::not_found(format!("ingest {name}"))),
+        }
     }
 }
 
