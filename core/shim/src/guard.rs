@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use crate::{driver, logger, signals};
 
@@ -39,6 +39,30 @@ pub(crate) struct Held {
     pub(crate) request: OwnedFd,
     /// The container's lock, a copy of the supervisor's.
     pub(crate) lock: OwnedFd,
+    /// What guard and supervisor both know of the client.
+    pub(crate) done: Done,
+}
+
+/// Whether the client has said that it is done, whichever of the two
+/// processes heard it.
+pub(crate) struct Done(OwnedFd);
+
+impl Done {
+    /// Not yet; made before the fork.
+    pub(crate) fn new() -> Result<Done> {
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Done)
+            .io_context(|| "make an eventfd")
+    }
+
+    /// It was said.
+    pub(crate) fn set(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn is_set(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0u8; 8]).is_ok()
+    }
 }
 
 /// Waits for the supervisor, and ends.
@@ -141,7 +165,8 @@ fn take_over(held: &Held, status: &str) {
 }
 
 fn remove(request: &ShimRequest) -> Result<()> {
-    let removed = driver::open(&request.runtime)?.delete(&request.id, DeleteMode::Force);
+    let removed = driver::open(&request.runtime)
+        .and_then(|runtime| runtime.delete(&request.id, DeleteMode::Force));
     if let Ok(Some(init)) = read_init(&request.state_dir) {
         remove_cgroups(&init.cgroups);
     }
@@ -157,7 +182,8 @@ fn remove(request: &ShimRequest) -> Result<()> {
     }
 }
 
-fn planned_cgroups(request: &ShimRequest) -> Result<Vec<PathBuf>> {
+/// The cgroups that the bundle asks for, as far as they exist.
+pub(crate) fn planned_cgroups(request: &ShimRequest) -> Result<Vec<PathBuf>> {
     let path = request.bundle.join("config.json");
     let spec = Spec::load(&path)
         .map_err(|error| Error::data_loss(format!("read {}", path.display())).with_source(error))?;
@@ -239,6 +265,9 @@ pub(crate) fn tell(channel: &Channel, message: &ToClient) {
 /// The last act: waits until the client says that it has done the rest, and
 /// does it in its place when it has vanished.
 pub(crate) fn farewell(held: Held) -> ! {
+    if held.done.is_set() {
+        std::process::exit(0);
+    }
     loop {
         match held.channel.receive::<ToShim>() {
             Ok(Some((ToShim::Done, _))) => std::process::exit(0),
@@ -252,6 +281,9 @@ pub(crate) fn farewell(held: Held) -> ! {
     let Ok([program, arguments @ ..]) = program.as_deref() else {
         std::process::exit(0);
     };
+    // The cleanup is none of the runtime's commands, which it may wait for.
+    // The guard leads its session and stays.
+    let _ = rustix::process::setsid();
     let error = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

@@ -37,6 +37,7 @@ struct Handover {
     request: OwnedFd,
     stdio: [OwnedFd; 3],
     lock: OwnedFd,
+    done: guard::Done,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
                     channel: handover.channel,
                     request: handover.request,
                     lock: handover.lock,
+                    done: handover.done,
                 },
             )
         }
@@ -144,6 +146,7 @@ fn receive(channel: Channel) -> Result<Option<Handover>> {
             request,
             stdio: [stdin, stdout, stderr],
             lock,
+            done: guard::Done::new()?,
         })),
         Err(fds) => fail(
             &channel,

@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use containerkit::lock::FileLock;
@@ -9,14 +10,14 @@ use containerkit::process::{ProcessIdentity, boot_id};
 use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess, Stdio};
 use containerkit::shim::{
     Channel, InitRecord, Intent, PROTOCOL, ShimRequest, ToClient, WireError, clear, kill_cgroups,
-    own_cgroups, read_request, write_exit, write_init, write_intent,
+    own_cgroups, read_request, remove_cgroups, write_exit, write_init, write_intent,
 };
 use containerkit::{Error, ErrorKind, IoContext, Result, Runtime, Timestamp, mounter};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::MountPropagationFlags;
 
 use crate::console::Listener;
-use crate::guard::{Held, farewell, tell};
+use crate::guard::{Held, farewell, planned_cgroups, tell};
 use crate::watch::{adopt, watch};
 use crate::{Handover, become_subreaper, driver, logger};
 
@@ -31,12 +32,14 @@ pub(crate) fn run(handover: Handover) -> ! {
         request,
         stdio,
         lock,
+        done,
     } = handover;
     let guard = rustix::process::getppid();
     let held = Held {
         channel,
         request,
         lock,
+        done,
     };
     if let Err(error) = supervise(&held, stdio) {
         log::info!("not started: {error}");
@@ -72,7 +75,7 @@ fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
     let rootfs = Rootfs::mount(&request)?;
     match Container::start(&request, runtime.as_ref(), stdio, &held.channel) {
         Ok(container) => {
-            container.finish(&request, runtime.as_ref(), rootfs, &held.channel);
+            container.finish(&request, runtime.as_ref(), rootfs, held);
             Ok(())
         }
         Err(error) => {
@@ -84,7 +87,7 @@ fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
 
 /// The mounted root file system.
 struct Rootfs {
-    path: std::path::PathBuf,
+    path: PathBuf,
     /// Locks on the mounted snapshot.
     _held: Vec<OwnedFd>,
 }
@@ -185,14 +188,9 @@ impl Container {
     }
 
     /// Waits for the end of the container and removes it.
-    fn finish(
-        self,
-        request: &ShimRequest,
-        runtime: &dyn Runtime,
-        rootfs: Rootfs,
-        channel: &Channel,
-    ) {
-        let exit = match watch(channel, &self.process, self.console) {
+    fn finish(self, request: &ShimRequest, runtime: &dyn Runtime, rootfs: Rootfs, held: &Held) {
+        let channel = &held.channel;
+        let exit = match watch(held, &self.process, self.console) {
             Ok(exit) => exit,
             // The guard ends it in order.
             Err(error) => {
@@ -223,7 +221,7 @@ impl Container {
 }
 
 /// Removes what a failed start left. Its own error would hide the first.
-fn undo(request: &ShimRequest, runtime: &dyn Runtime, cgroups: &[std::path::PathBuf]) {
+fn undo(request: &ShimRequest, runtime: &dyn Runtime, cgroups: &[PathBuf]) {
     let log_error = |result: Result<(), Error>| {
         if let Err(error) = result
             && error.kind() != ErrorKind::NotFound
@@ -231,6 +229,15 @@ fn undo(request: &ShimRequest, runtime: &dyn Runtime, cgroups: &[std::path::Path
             log::warn!("undo the start: {error}");
         }
     };
+    // A runtime that failed, or was killed, half-way does not know of all the
+    // cgroups that it had made.
+    let planned = planned_cgroups(request).unwrap_or_else(|error| {
+        log::warn!("undo the start: {error}");
+        Vec::new()
+    });
     log_error(kill_cgroups(cgroups, PATIENCE));
+    log_error(kill_cgroups(&planned, PATIENCE));
     log_error(runtime.delete(&request.id, DeleteMode::Force));
+    remove_cgroups(cgroups);
+    remove_cgroups(&planned);
 }

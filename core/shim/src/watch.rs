@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use containerkit::runtime::StartedProcess;
-use containerkit::shim::{Channel, ExitRecord, ToShim};
+use containerkit::shim::{ExitRecord, ToShim};
 use containerkit::{IoContext, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::guard::parent;
+use crate::guard::{Held, parent};
 use crate::{signals, sys};
 
 /// How long the processes of a runtime may outlive its answer.
@@ -35,10 +35,11 @@ pub(crate) fn adopt(init: &StartedProcess) {
 
 /// Waits for the end of the container's init, and reaps it.
 pub(crate) fn watch(
-    channel: &Channel,
+    held: &Held,
     init: &StartedProcess,
     console: Option<OwnedFd>,
 ) -> Result<ExitRecord> {
+    let channel = &held.channel;
     let pid = Pid::from_raw(init.pid as i32);
     let Some(pidfd) = &init.pidfd else {
         return Ok(reap(pid));
@@ -73,7 +74,7 @@ pub(crate) fn watch(
             reap_strangers(pid);
         }
         if other && client {
-            client = hear(channel, pidfd);
+            client = hear(held, pidfd);
         } else if other && !console.as_ref().is_some_and(drain) {
             console = None;
         }
@@ -98,10 +99,12 @@ fn send(init: &OwnedFd, number: i32) {
 }
 
 /// One packet of the client; whether it is still there.
-fn hear(channel: &Channel, init: &OwnedFd) -> bool {
-    match channel.receive::<ToShim>() {
+fn hear(held: &Held, init: &OwnedFd) -> bool {
+    match held.channel.receive::<ToShim>() {
         Ok(Some((ToShim::Signal { number }, _))) => send(init, number),
-        Ok(Some((ToShim::Done | ToShim::Unknown, _))) => {}
+        // Meant for the farewell, which will not hear it again.
+        Ok(Some((ToShim::Done, _))) => held.done.set(),
+        Ok(Some((ToShim::Unknown, _))) => {}
         Ok(None) => return false,
         Err(error) => {
             log::warn!("the client is not understood: {error}");

@@ -321,3 +321,119 @@ fn a_whole_shim_killed_while_it_starts_can_be_cleaned_up_after() {
         world.assert_gone();
     }
 }
+
+/// Not a test of its own: the cleanup of the test below, which measures how
+/// long it had to wait.
+#[test]
+fn recovering_cleanup() {
+    let Ok(file) = std::env::var(CLIENT) else {
+        return;
+    };
+    let request: ShimRequest = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let _lock = FileLock::acquire(&request.state_dir.join("lock"), "container", HANDOVER).unwrap();
+    let begun = std::time::Instant::now();
+    recover(&request.state_dir).unwrap();
+    let told = request.state_dir.join("recovered");
+    fs::write(told, begun.elapsed().as_millis().to_string()).unwrap();
+}
+
+/// The cleanup is in the session that it looks for the runtime's commands in,
+/// and, when the guard was killed, the very process that supervised.
+#[test]
+fn a_cleanup_does_not_wait_for_itself() {
+    for without_guard in [false, true] {
+        let mut world = World::new("while ! test -e /stop; do sleep 0.02; done");
+        let exe = std::env::current_exe().unwrap().display().to_string();
+        world.request.cleanup = [&exe, "--exact", "recovering_cleanup"]
+            .map(str::to_owned)
+            .to_vec();
+        let told = world.request.state_dir.join("recovered");
+        let mut client = client_of(&world);
+        if without_guard {
+            let supervisor = parent(init_of(&world)).unwrap();
+            kill(parent(supervisor).unwrap(), Signal::KILL);
+        }
+        client.kill().unwrap();
+        client.wait().unwrap();
+        fs::write(world.request.rootfs().join("stop"), "").unwrap();
+        until("the recovery", || {
+            fs::read_to_string(&told).is_ok_and(|text| !text.is_empty())
+        });
+        let millis: u64 = fs::read_to_string(&told).unwrap().parse().unwrap();
+        assert!(millis < 1000, "it waited for {millis} ms");
+        until("the end of all", || world.processes().is_empty());
+        world.assert_gone();
+    }
+}
+
+/// A runtime that makes its cgroups and is killed, or fails, leaves no record
+/// of them.
+#[test]
+fn a_failed_start_leaves_no_cgroups() {
+    let mut world = World::new("sleep 1000");
+    let fake = world.path("fake");
+    // Its processes are not in reach of the shim's own cgroups.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' run '*|*' create '*) ;; *) exit 1 ;; esac\n\
+         for top in /sys/fs/cgroup /sys/fs/cgroup/*; do\n\
+         test -e $top/cgroup.procs && mkdir -p $top{c}/below; done\n\
+         touch {made}\nkill -9 $$\n",
+        c = world.cgroup,
+        made = world.path("made").display(),
+    );
+    fs::write(&fake, script).unwrap();
+    fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = &mut world.request.runtime.options;
+    options.insert("binary".into(), fake.display().to_string().into());
+    let mut shim = world.launch([null(), null(), null()]).unwrap();
+    shim.wait_started().unwrap_err();
+    let _ = shim.finish();
+    assert!(world.path("made").exists());
+    world.assert_gone();
+}
+
+#[test]
+fn a_real_runtime_killed_while_it_starts_leaves_no_cgroups() {
+    for delay in [0, 5, 10, 15, 20, 25, 30, 40] {
+        let world = World::new("sleep 1000");
+        let mut shim = world.launch([null(), null(), null()]).unwrap();
+        until("an intent", || {
+            read_intent(&world.request.state_dir).is_ok_and(|intent| intent.is_some())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let supervisor = read_intent(&world.request.state_dir).unwrap().unwrap();
+        for runtime in children(supervisor.shim.pid) {
+            // Not the container's init, should that be there already.
+            let line = fs::read(format!("/proc/{runtime}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains("--pid-file") {
+                kill(runtime, Signal::KILL);
+            }
+        }
+        if shim.wait_started().is_ok() {
+            shim.signal(9).unwrap();
+            shim.wait_exit().unwrap();
+        }
+        let _ = shim.finish();
+        world.assert_gone();
+    }
+}
+
+/// Supervisor and guard share one socket: what one of them has read the other
+/// does not get.
+#[test]
+fn a_client_that_is_done_early_ends_with_the_container() {
+    for killed in [false, true] {
+        let (world, told) = with_cleanup(World::new("sleep 0.5; exit 3"));
+        let (shim, started) = world.start();
+        let end = std::thread::spawn(move || shim.finish());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        if killed {
+            kill(parent(started.pid).unwrap(), Signal::KILL);
+        }
+        until("the end", || end.is_finished());
+        end.join().unwrap().unwrap();
+        assert!(!told.exists());
+        assert_eq!(status(&world), Some(if killed { 137 } else { 3 }));
+        world.assert_gone();
+    }
+}

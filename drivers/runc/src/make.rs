@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use containerkit::lock::{FileLock, Wait};
+use containerkit::lock::{FileLock, Wait, is_held};
 use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess, Stdio};
 use containerkit::{ContainerId, Error, ErrorKind, IoContext, Result, Runtime, fs, quote};
 use serde::Deserialize;
@@ -75,6 +75,18 @@ impl Runc {
                 log::warn!("container {id}: cleaning up after a failed {verb}: {error}");
             }
         })
+    }
+
+    /// Removes the lock that a killed `create` or `run` left; one that is held
+    /// is in use.
+    pub(crate) fn drop_stale_lock(&self, id: &ContainerId) {
+        let path = self.locks.join(id.as_str());
+        if path.exists()
+            && is_held(&path).is_ok_and(|held| !held)
+            && let Ok(lock) = FileLock::acquire(&path, "container", Wait::No)
+        {
+            let _ = lock.remove();
+        }
     }
 
     fn has_folder(&self, id: &ContainerId) -> bool {

@@ -114,11 +114,15 @@ impl Runtime for Runc {
             DeleteMode::Stopped => self.simple("delete", id, &[]).map(drop),
             DeleteMode::Force => self.delete_by_force(id),
         };
+        if matches!(&result, Err(error) if error.kind() == ErrorKind::NotFound) {
+            self.drop_stale_lock(id);
+        }
         result?;
         // The runtime may have lost sight of a process that still runs: crun
         // deletes a container whose status file is damaged and leaves its init.
         self.inits.end(id)?;
         self.inits.forget(id);
+        self.drop_stale_lock(id);
         Ok(())
     }
 

@@ -591,3 +591,24 @@ fn a_container_being_made_conflicts_with_its_name_only() {
     });
     place.is_clean();
 }
+
+/// The lock of a `create` whose caller was killed stayed for good.
+#[test]
+fn the_lock_of_a_killed_creation_goes_with_the_container() {
+    for mode in [DeleteMode::Force, DeleteMode::Stopped] {
+        let place = Place::real();
+        let runtime = place.open().expect("open");
+        let lock = place.path("state/locks").join(id().as_str());
+        std::fs::create_dir_all(place.path("state/locks")).expect("mkdir");
+        std::fs::write(&lock, "").expect("write");
+        let _ = runtime.delete(&id(), mode);
+        assert!(!lock.exists(), "{mode:?}");
+        // One in use stays.
+        let held =
+            containerkit::lock::FileLock::acquire(&lock, "container", containerkit::lock::Wait::No)
+                .expect("lock");
+        let _ = runtime.delete(&id(), mode);
+        assert!(lock.exists(), "{mode:?}");
+        held.remove().expect("remove");
+    }
+}

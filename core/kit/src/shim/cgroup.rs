@@ -194,11 +194,20 @@ pub fn kill_cgroups(cgroups: &[PathBuf], deadline: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Removes cgroups that are empty, as far as the kernel lets go of them.
+/// Removes cgroups that are empty.
 pub fn remove_cgroups(cgroups: &[PathBuf]) {
     for folder in cgroups {
         for child in folders(folder).iter().rev() {
-            let _ = std::fs::remove_dir(child);
+            // A dead process is off the list a moment before its cgroup is
+            // free of it.
+            for _ in 0..20 {
+                match rustix::fs::rmdir(child) {
+                    Err(rustix::io::Errno::BUSY) if is_empty(child) => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    _ => break,
+                }
+            }
         }
     }
 }

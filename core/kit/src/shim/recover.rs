@@ -81,7 +81,10 @@ pub fn kill_remains(init: &InitRecord) -> Result<bool> {
 /// known by their session, whose number may by now be another's: so nothing is
 /// killed here.
 fn await_commands(intent: &Intent) -> Result<()> {
-    if let Some(pidfd) = intent.shim.open()? {
+    // This may be the cleanup that the shim became.
+    if intent.shim.pid != std::process::id()
+        && let Some(pidfd) = intent.shim.open()?
+    {
         ends_within(&pidfd, PATIENCE)?;
     }
     let end = Instant::now() + Duration::from_secs(2);
@@ -93,12 +96,21 @@ fn await_commands(intent: &Intent) -> Result<()> {
     Ok(())
 }
 
-/// Whether a process of this session is alive.
+/// Whether a process of this session is alive, other than this one: the shim's
+/// cleanup is a member.
 fn has_members(session: u32) -> bool {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return false;
     };
     entries.flatten().any(|entry| {
+        // `self` is among them.
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if pid.is_none_or(|pid: u32| pid == std::process::id()) {
+            return false;
+        }
         let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
         // Fields 3 (state) and 6 (session), counted from the last `)`.
         let fields = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
