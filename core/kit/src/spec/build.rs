@@ -65,7 +65,7 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
             |key| std::env::var_os(key),
         )?))
         .set_cwd(path::workdir(rootfs, workdir)?.into())
-        .set_capabilities(Some(capabilities.to_spec()))
+        .set_capabilities(Some(capabilities.to_spec(found.uid)))
         .set_rlimits((!request.ulimits.is_empty()).then(|| request.ulimits.clone()))
         .set_no_new_privileges(Some(no_new_privileges));
 

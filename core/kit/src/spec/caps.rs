@@ -123,13 +123,21 @@ impl CapabilitySet {
         self.numbers().map(|n| TABLE[n].0).collect()
     }
 
-    /// As the spec names it: effective, permitted and bounding; never
-    /// inheritable or ambient (CVE-2022-24769).
-    pub fn to_spec(self) -> LinuxCapabilities {
-        let set: oci_spec::runtime::Capabilities = self.numbers().map(|n| TABLE[n].1).collect();
+    /// As the spec names it for a process of this user: bounding, for root
+    /// also effective and permitted; never inheritable or ambient
+    /// (CVE-2022-24769). Another user loses them by its first exec anyway, and
+    /// until then they would open to it what is not its own.
+    pub fn to_spec(self, uid: u32) -> LinuxCapabilities {
+        let bounding: oci_spec::runtime::Capabilities =
+            self.numbers().map(|n| TABLE[n].1).collect();
+        let set = if uid == 0 {
+            bounding.clone()
+        } else {
+            Default::default()
+        };
         let mut capabilities = LinuxCapabilities::default();
         capabilities
-            .set_bounding(Some(set.clone()))
+            .set_bounding(Some(bounding))
             .set_effective(Some(set.clone()))
             .set_permitted(Some(set))
             .set_inheritable(Some(Default::default()))
@@ -247,14 +255,18 @@ mod tests {
         }
         assert_eq!(CapabilitySet::ALL.bits(), 0x1ff_ffff_ffff);
         let set = CapabilitySet::default_set();
-        assert_eq!(CapabilitySet::from_spec(&set.to_spec()), set);
+        assert_eq!(CapabilitySet::from_spec(&set.to_spec(0)), set);
+        assert_eq!(CapabilitySet::from_spec(&set.to_spec(1000)), set);
     }
 
     #[test]
     fn nothing_is_inheritable_or_ambient() {
-        let spec = CapabilitySet::ALL.to_spec();
+        let spec = CapabilitySet::ALL.to_spec(0);
         assert_eq!(spec.inheritable().as_ref().map(|set| set.len()), Some(0));
         assert_eq!(spec.ambient().as_ref().map(|set| set.len()), Some(0));
+        let spec = CapabilitySet::ALL.to_spec(1000);
+        assert_eq!(spec.effective().as_ref().map(|set| set.len()), Some(0));
+        assert_eq!(spec.permitted().as_ref().map(|set| set.len()), Some(0));
     }
 
     #[test]

@@ -55,10 +55,13 @@ pub fn exec_process(spec: &Spec, request: &ExecSpec, rootfs: &Root) -> Result<Pr
     if let Some(workdir) = &request.workdir {
         process.set_cwd(path::workdir(rootfs, workdir)?.into());
     }
-    if request.privileged {
-        let all = caps::CapabilitySet::available()?;
-        process.set_capabilities(Some(all.to_spec()));
-    }
+    let set = match process.capabilities() {
+        _ if request.privileged => Some(caps::CapabilitySet::available()?),
+        Some(capabilities) => Some(caps::CapabilitySet::from_spec(capabilities)),
+        None => None,
+    };
+    let uid = process.user().uid();
+    process.set_capabilities(set.map(|set| set.to_spec(uid)));
     process.set_terminal(Some(request.terminal));
     process.set_console_size(None);
     Ok(process)
