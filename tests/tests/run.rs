@@ -203,6 +203,9 @@ fn the_default_sandbox_is_the_usual_one() {
     assert_eq!(field("CapInh:"), "0000000000000000", "{status}");
     assert_eq!(field("CapEff:"), "00000000a80425fb", "{status}");
     assert_eq!(field("Seccomp:"), "2", "{status}");
+    for mask in ["SigBlk:", "SigIgn:"] {
+        assert_eq!(field(mask), "0000000000000000", "{status}");
+    }
     let fds = run(&kit, &["busybox", "sh", "-c", "ls /proc/$$/fd; true"])
         .ok()
         .stdout;
@@ -308,10 +311,17 @@ fn ctrl_c_ends_a_container_that_does_not_listen() {
 #[test]
 fn a_signal_reaches_a_container_that_listens() {
     let kit = Kit::with_busybox();
-    let script = "trap 'exit 42' TERM; echo up; while :; do sleep 0.05; done";
-    let (mut child, _out) = start(&kit, &["busybox", "sh", "-c", script]);
-    signal(child.id(), rustix::process::Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(42));
+    for (name, number) in [
+        ("TERM", rustix::process::Signal::TERM),
+        ("INT", rustix::process::Signal::INT),
+        ("USR1", rustix::process::Signal::USR1),
+    ] {
+        let script = format!("trap 'exit 42' {name}; echo up; while :; do sleep 0.05; done");
+        let (mut child, _out) = start(&kit, &["busybox", "sh", "-c", &script]);
+        running(&kit);
+        signal(child.id(), number);
+        assert_eq!(child.wait().unwrap().code(), Some(42), "{name}");
+    }
     kit.assert_clean();
 }
 

@@ -26,6 +26,7 @@ fn before_exec(parent: Pid) -> io::Result<()> {
     if getppid() != Some(parent) {
         return Err(io::Error::from(rustix::io::Errno::CHILD));
     }
+    reset_signals();
     // SAFETY: close_range takes three integers; with CLOEXEC it closes nothing
     // now, so that no descriptor which Rust still owns here becomes invalid.
     let result = unsafe {
@@ -39,5 +40,37 @@ fn before_exec(parent: Pid) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Nothing blocked and nothing ignored: what the host process does about
+/// signals is not the container's, which inherits it through the runtime.
+fn reset_signals() {
+    // The kernel's sigaction and sigset: the default action is all zeros. The
+    // C library would hide its own two signals, which a spawn leaves ignored.
+    let zeros = [0u64; 4];
+    const SET: usize = 8;
+    for number in 1..=64 {
+        // SAFETY: the kernel reads a sigaction of at most 32 bytes and writes
+        // nothing; KILL and STOP are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number as libc::c_long,
+                zeros.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SET,
+            );
+        }
+    }
+    // SAFETY: the kernel reads a set of 8 bytes and writes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK as libc::c_long,
+            zeros.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            SET,
+        );
     }
 }
