@@ -9,7 +9,8 @@
 //! | [`guard`] | waits for the supervisor; ends the container when it was killed; the cleanup of a vanished client |
 //! | [`supervisor`] | from request to running container, and from its end to nothing |
 //! | [`watch`] | what a supervisor does in between |
-//! | [`console`], [`driver`] | terminals; loading the runtime driver |
+//! | [`console`], [`relay`] | terminals; the standard error without one |
+//! | [`driver`] | loading the runtime driver |
 //! | [`logger`], [`sys`] | `shim.log`; fork |
 //!
 //! What may not live here: networking, registries, configuration, a runtime's
@@ -19,6 +20,7 @@ mod console;
 mod driver;
 mod guard;
 mod logger;
+mod relay;
 mod supervisor;
 mod sys;
 mod watch;

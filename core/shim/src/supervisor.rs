@@ -18,12 +18,15 @@ use rustix::mount::MountPropagationFlags;
 
 use crate::console::Listener;
 use crate::guard::{Held, farewell, planned_cgroups, tell};
+use crate::relay::{Copying, Relay};
 use crate::watch::{adopt, watch};
 use crate::{Handover, become_subreaper, driver, logger};
 
 /// How long a runtime that has started a container may take to send its
 /// terminal, and killed processes to die.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long output may stay unread once the client is gone.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// Supervises one container, and ends.
 pub(crate) fn run(handover: Handover) -> ! {
@@ -121,6 +124,7 @@ struct Container {
     process: StartedProcess,
     record: InitRecord,
     console: Option<OwnedFd>,
+    copying: Option<Copying>,
 }
 
 impl Container {
@@ -130,18 +134,19 @@ impl Container {
         stdio: [OwnedFd; 3],
         channel: &Channel,
     ) -> Result<Container> {
-        let (stdio, listener) = if request.terminal {
+        let (stdio, listener, relay) = if request.terminal {
             drop(stdio);
             let listener = Listener::new(&request.state_dir)?;
-            (Stdio::Console(listener.path()), Some(listener))
+            (Stdio::Console(listener.path()), Some(listener), None)
         } else {
             let [stdin, stdout, stderr] = stdio;
+            let (stderr, relay) = Relay::new(&stdout, stderr)?;
             let stdio = Stdio::Fds {
                 stdin,
                 stdout,
                 stderr,
             };
-            (stdio, None)
+            (stdio, None, relay)
         };
         clear(&request.state_dir)?;
         write_intent(&request.state_dir, &Intent::new()?)?;
@@ -149,6 +154,9 @@ impl Container {
         let process = match runtime.run(&request.id, CreateRequest { bundle, stdio }) {
             Ok(process) => process,
             Err(error) => {
+                if let Some(relay) = relay {
+                    relay.log();
+                }
                 undo(request, runtime, &[]);
                 return Err(error);
             }
@@ -166,9 +174,10 @@ impl Container {
             at: Timestamp::now(),
         };
         let connected = write_init(&request.state_dir, &record)
-            .and_then(|()| listener.map(|l| l.accept(PATIENCE)).transpose());
+            .and_then(|()| listener.map(|l| l.accept(PATIENCE)).transpose())
+            .and_then(|console| Ok((console, relay.map(Relay::start).transpose()?)));
         match connected {
-            Ok(console) => {
+            Ok((console, copying)) => {
                 let fds: Vec<BorrowedFd<'_>> = console.iter().map(AsFd::as_fd).collect();
                 let started = ToClient::Started { pid: process.pid };
                 if let Err(error) = channel.send(&started, &fds) {
@@ -178,6 +187,7 @@ impl Container {
                     process,
                     record,
                     console,
+                    copying,
                 })
             }
             Err(error) => {
@@ -190,8 +200,8 @@ impl Container {
     /// Waits for the end of the container and removes it.
     fn finish(self, request: &ShimRequest, runtime: &dyn Runtime, rootfs: Rootfs, held: &Held) {
         let channel = &held.channel;
-        let exit = match watch(held, &self.process, self.console) {
-            Ok(exit) => exit,
+        let (exit, client) = match watch(held, &self.process, self.console) {
+            Ok(ended) => ended,
             // The guard ends it in order.
             Err(error) => {
                 log::error!("{error}");
@@ -207,6 +217,10 @@ impl Container {
             exit
         });
         rootfs.unmount();
+        // All that could write to it is dead.
+        if let Some(copying) = self.copying {
+            copying.finish(if client { PATIENCE } else { ALONE });
+        }
         tell(channel, &ToClient::Exited { exit });
         let error = match runtime.delete(&request.id, DeleteMode::Force) {
             Ok(()) => None,

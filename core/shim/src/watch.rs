@@ -33,16 +33,17 @@ pub(crate) fn adopt(init: &StartedProcess) {
     }
 }
 
-/// Waits for the end of the container's init, and reaps it.
+/// Waits for the end of the container's init, and reaps it. Also tells whether
+/// the client is still there.
 pub(crate) fn watch(
     held: &Held,
     init: &StartedProcess,
     console: Option<OwnedFd>,
-) -> Result<ExitRecord> {
+) -> Result<(ExitRecord, bool)> {
     let channel = &held.channel;
     let pid = Pid::from_raw(init.pid as i32);
     let Some(pidfd) = &init.pidfd else {
-        return Ok(reap(pid));
+        return Ok((reap(pid), true));
     };
     let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .io_context(|| "receive signals")?;
@@ -67,7 +68,7 @@ pub(crate) fn watch(
         let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
         let (ended, signaled, other) = (ready(0), ready(1), ready(2));
         if ended {
-            return Ok(reap(pid));
+            return Ok((reap(pid), client));
         }
         if signaled {
             forward(&signals, pidfd);
