@@ -224,7 +224,7 @@ fn a_program_that_cannot_be_executed_is_the_runtimes_own_error() {
 #[test]
 fn a_start_that_fails_at_any_step_leaves_nothing() {
     type Break = fn(&mut World);
-    let steps: [(&str, Break); 5] = [
+    let steps: [(&str, Break); 6] = [
         ("library", |w| w.request.runtime.library = w.path("no.so")),
         ("mount", |w| {
             w.request.mounts = vec![Mount::bind(w.path("none"), Access::ReadOnly)];
@@ -234,6 +234,10 @@ fn a_start_that_fails_at_any_step_leaves_nothing() {
             options.insert("no such option".into(), true.into());
         }),
         ("bundle", |w| w.spec["ociVersion"] = 7.into()),
+        // The cgroups are there when the kernel refuses this.
+        ("limit", |w| {
+            w.spec["linux"]["resources"]["pids"]["limit"] = 99_999_999_999_999_u64.into();
+        }),
         ("spec", |w| {
             w.spec["mounts"][0]["source"] = "/no/such/source".into();
             w.spec["mounts"][0]["type"] = "bind".into();
