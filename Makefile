@@ -32,6 +32,8 @@ test: setup
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path tests/third-party/Cargo.toml
+	$(CARGO) fmt --all --check --manifest-path tests/fixtures/Cargo.toml
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
