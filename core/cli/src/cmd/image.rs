@@ -64,7 +64,7 @@ fn import(
     containerkit::fs::ensure_dir(&app.config.state, 0o711)?;
     containerkit::fs::ensure_dir(&scratch, 0o700)?;
     let mut options = ImportOptions::new(scratch);
-    options.platform = unpack_too.then_some(choice);
+    options.platform = unpack_too.then(|| choice.clone());
     let ignore = containerkit_image::event::ignore;
     let imported = containerkit_image::import(&*store.driver, path, &options, &ignore)?;
     let named = names(path, imported, name)?;
@@ -84,12 +84,16 @@ fn import(
     }
     if unpack_too {
         for record in &records {
-            match unpack(app, record, None, platform) {
-                // An archive of several images may hold some for other hosts.
-                Err(error) if error.kind() == ErrorKind::NotFound && records.len() > 1 => {
-                    log::warn!("not unpacked: {error}");
-                }
-                result => drop(result?),
+            // An archive of several images may hold some for other hosts.
+            let target = descriptor(record)?;
+            let fits = containerkit_image::offers(&*store.driver, &target, &choice)?;
+            if fits || records.len() == 1 {
+                unpack(app, record, None, platform)?;
+            } else {
+                log::warn!(
+                    "image {}: not unpacked, it is for another platform",
+                    record.name
+                );
             }
         }
     }

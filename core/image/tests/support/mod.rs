@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod images;
+pub mod imports;
 pub mod store;
 
 use std::os::fd::AsFd;
