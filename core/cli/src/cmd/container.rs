@@ -1,6 +1,6 @@
 //! `ps`, `inspect`, `delete`.
 
-use containerkit::container::{Containers, RemoveMode};
+use containerkit::container::{RemoveMode, Status, StatusName};
 use containerkit::record::ContainerRecord;
 use containerkit::value::all_pages;
 use containerkit::{ErrorKind, Result};
@@ -27,9 +27,9 @@ pub(crate) fn ps(app: &App, args: PsArgs) -> Result<Outcome> {
             Ok(false) => {}
             Err(error) => log::warn!("repair container {}: {error}", record.name),
         }
-        let document = describe(&containers, record)?;
-        let status = document["status"].as_str().unwrap_or_default().to_string();
-        if !args.all && !["running", "paused", "created"].contains(&status.as_str()) {
+        let status = containers.status(record)?;
+        let ended = matches!(status.name, StatusName::Stopped | StatusName::Unknown);
+        if ended && !args.all {
             continue;
         }
         rows.push(vec![
@@ -39,13 +39,14 @@ pub(crate) fn ps(app: &App, args: PsArgs) -> Result<Outcome> {
                 .image
                 .as_ref()
                 .map_or("-".into(), ToString::to_string),
-            status,
-            document["pid"]
-                .as_u64()
-                .map_or("-".into(), |pid| pid.to_string()),
+            status.name.name().to_string(),
+            status
+                .init
+                .as_ref()
+                .map_or("-".into(), |init| init.pid.to_string()),
             record.created.to_string(),
         ]);
-        report.push(document);
+        report.push(describe(record, &status));
     }
     if app.format == Format::Json {
         output::print_json(&report)?;
@@ -55,9 +56,8 @@ pub(crate) fn ps(app: &App, args: PsArgs) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn describe(containers: &Containers, record: &ContainerRecord) -> Result<Value> {
-    let status = containers.status(record)?;
-    Ok(json!({
+fn describe(record: &ContainerRecord, status: &Status) -> Value {
+    json!({
         "id": record.id,
         "name": record.name,
         "image": record.image,
@@ -67,7 +67,7 @@ fn describe(containers: &Containers, record: &ContainerRecord) -> Result<Value> 
         "created": record.created,
         "runtime": record.runtime.instance,
         "snapshotter": record.snapshotter.as_ref().map(|stamp| &stamp.instance),
-    }))
+    })
 }
 
 pub(crate) fn inspect(app: &App, ids: &[String]) -> Result<Outcome> {
@@ -75,8 +75,8 @@ pub(crate) fn inspect(app: &App, ids: &[String]) -> Result<Outcome> {
     let mut report = Vec::new();
     for id in ids {
         let record = containers.records().find_container(id)?;
-        let mut document = describe(&containers, &record)?;
         let status = containers.status(&record)?;
+        let mut document = describe(&record, &status);
         let bundle = containers.bundle_dir(&record.id);
         let spec = containerkit::bundle::Bundle::load(&bundle)
             .ok()

@@ -17,7 +17,7 @@ use crate::process::ProcessIdentity;
 use crate::record::{AfterExit, ContainerRecord, DriverStamp};
 use crate::reference::Reference;
 use crate::shim::RuntimeRef;
-use crate::spec::{self, BuiltSpec, SpecRequest};
+use crate::spec::{self, SpecRequest};
 use crate::value::{Labels, Timestamp};
 
 /// Where a container's root file system comes from.
@@ -70,10 +70,8 @@ pub struct Created {
     pub(super) mounts: Vec<Mount>,
     pub(super) terminal: bool,
     pub(super) runtime: RuntimeRef,
-    /// Its record.
+    /// Its record. Its spec is in its bundle.
     pub record: ContainerRecord,
-    /// Its spec.
-    pub spec: BuiltSpec,
 }
 
 impl Containers {
@@ -121,13 +119,6 @@ impl Containers {
             mounts: Vec::new(),
             terminal: new.spec.terminal,
             record,
-            // Replaced below; until then nothing reads it.
-            spec: BuiltSpec {
-                spec: Default::default(),
-                stop_signal: 15,
-                volumes: Vec::new(),
-                files: Vec::new(),
-            },
         };
         let check = || match interrupted() {
             true => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
@@ -151,7 +142,7 @@ impl Containers {
             _ => return Err(Error::internal("an image container without a snapshotter")),
         };
         check()?;
-        created.spec = self.build(&created, new)?;
+        self.make_bundle(&created, new)?;
         Ok(created)
     }
 
@@ -175,8 +166,9 @@ impl Containers {
         self.records.create_container(record)
     }
 
-    /// The spec, resolved against a read-only look at the root file system.
-    fn build(&self, created: &Created, new: NewContainer) -> Result<BuiltSpec> {
+    /// The bundle, its spec resolved against a read-only look at the root file
+    /// system.
+    fn make_bundle(&self, created: &Created, new: NewContainer) -> Result<()> {
         let id = &created.record.id;
         let image = match &new.source {
             RootSource::Image { config, .. } => config.as_deref().cloned(),
@@ -205,8 +197,7 @@ impl Containers {
                 spec::volume::populate(&root, volume)?;
             }
         }
-        Bundle::create(&request.bundle, &built.spec, &built.files)?;
-        Ok(built)
+        Bundle::create(&request.bundle, &built.spec, &built.files).map(drop)
     }
 }
 
