@@ -273,7 +273,19 @@ fn reap_strangers() {
         return;
     };
     let me = std::process::id().to_string();
-    let session = rustix::process::getsid(None).map(|pid| pid.as_raw_pid().to_string());
+    // Read as all the others are: getsid(2) has no word for a session that was
+    // begun outside this pid namespace, /proc says 0.
+    let session = std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| {
+            Some(
+                stat.rsplit_once(')')?
+                    .1
+                    .split_whitespace()
+                    .nth(3)?
+                    .to_owned(),
+            )
+        });
     for entry in processes.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
             continue;
@@ -287,7 +299,7 @@ fn reap_strangers() {
             .split_ascii_whitespace();
         let ended = fields.next() == Some("Z");
         let ours = fields.next() == Some(&me);
-        let elsewhere = fields.nth(1) != session.as_deref().ok();
+        let elsewhere = fields.nth(1) != session.as_deref();
         if let (true, Some(pid)) = (
             ended && ours && elsewhere && !waited.contains(&pid),
             raw(pid),
