@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::step::step;
 use crate::value::Usage;
 
 /// Whether a write must survive power loss when the call returns.
@@ -41,6 +42,7 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32, durability: Durability)
     let (dir, name) = split(path)?;
     let temporary = dir.join(unique_name(&format!(".{name}.tmp")));
     let result = (|| {
+        step("file.create");
         let fd = rustix::fs::open(
             &temporary,
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
@@ -48,6 +50,7 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32, durability: Durability)
         )
         .io_context(|| format!("create {}", temporary.display()))?;
         let mut file = File::from(fd);
+        step("file.created");
         file.write_all(data)
             .io_context(|| format!("write {}", temporary.display()))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
@@ -56,7 +59,9 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32, durability: Durability)
             file.sync_all()
                 .io_context(|| format!("fsync {}", temporary.display()))?;
         }
+        step("file.rename");
         std::fs::rename(&temporary, path).io_context(|| format!("rename to {}", path.display()))?;
+        step("file.renamed");
         if durability == Durability::Synced {
             sync_dir(&dir)?;
         }
@@ -97,7 +102,9 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd> {
 /// Makes a folder and the missing ones above it; those it makes have exactly
 /// `mode`, whatever the umask. An existing folder keeps its mode.
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
-    let make = || rustix::fs::mkdir(path, Mode::from_raw_mode(0o700));
+    // Not more private than it will be: a kill before the chmod would leave it
+    // so. A umask that takes bits away is put right by the chmod.
+    let make = || rustix::fs::mkdir(path, Mode::from_raw_mode(mode));
     let made = match (make(), path.parent()) {
         (Err(Errno::NOENT), Some(parent)) if !parent.as_os_str().is_empty() => {
             ensure_dir(parent, mode)?;
@@ -107,8 +114,11 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
         (made, _) => made,
     };
     match made {
-        Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode))
-            .io_context(|| format!("chmod {}", path.display())),
+        Ok(()) => {
+            step("folder.made");
+            rustix::fs::chmod(path, Mode::from_raw_mode(mode))
+                .io_context(|| format!("chmod {}", path.display()))
+        }
         Err(Errno::EXIST) if path.is_dir() => Ok(()),
         Err(Errno::EXIST) => Err(Error::precondition(format!(
             "{} exists and is not a folder",

@@ -16,6 +16,7 @@
 //! | [`shim`] | the supervisor of one container, from outside |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
+//! | [`mod@step`] | where a test may kill or pause a process; nothing in a release |
 
 pub mod bundle;
 pub mod container;
@@ -36,6 +37,7 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
+pub mod step;
 mod sys;
 pub mod value;
 
@@ -51,6 +53,7 @@ pub use record::Records;
 pub use reference::Reference;
 pub use runtime::Runtime;
 pub use snapshot::Snapshotter;
+pub use step::step;
 pub use value::{LabelChanges, Labels, Page, Timestamp, Usage};
 
 /// The OCI types of the contracts, so that a driver names one crate.
