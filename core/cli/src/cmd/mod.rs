@@ -7,6 +7,7 @@ pub(crate) mod content;
 pub(crate) mod driver;
 pub(crate) mod foreground;
 pub(crate) mod image;
+pub(crate) mod options;
 pub(crate) mod run;
 pub(crate) mod snapshot;
 pub(crate) mod system;
