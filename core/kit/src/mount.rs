@@ -55,7 +55,9 @@ impl Mount {
             .iter()
             .find_map(|option| option.strip_prefix("upperdir=").map(str::to_owned));
         self.options.retain(|option| {
-            option != "rw" && !option.starts_with("upperdir=") && !option.starts_with("workdir=")
+            !matches!(option.as_str(), "rw" | "volatile")
+                && !option.starts_with("upperdir=")
+                && !option.starts_with("workdir=")
         });
         if let Some(upper) = upper {
             let first = self
@@ -67,6 +69,23 @@ impl Mount {
         }
         if !self.is_read_only() {
             self.options.push("ro".into());
+        }
+        self
+    }
+}
+
+impl Mount {
+    /// The mount without any promise that what is written to it survives a
+    /// crash of the machine, for what is thrown away at its end. An overlay
+    /// then skips the sync of its whole upper file system when it is unmounted
+    /// (the kernel's `Documentation/filesystems/overlayfs.rst`, "Volatile
+    /// mount"); its upper cannot be mounted a second time. Other types stay as
+    /// they are.
+    #[must_use]
+    pub fn volatile(mut self) -> Mount {
+        let writes = |option: &String| option.starts_with("upperdir=");
+        if self.fstype == "overlay" && self.options.iter().any(writes) {
+            self.options.push("volatile".into());
         }
         self
     }
@@ -112,5 +131,21 @@ mod tests {
             ["lowerdir+=/u", "lowerdir+=/b", "ro"]
         );
         assert!(Mount::bind("/x", Access::ReadOnly).is_read_only());
+    }
+
+    #[test]
+    fn only_what_is_written_is_volatile() {
+        let view = Mount {
+            fstype: "overlay".into(),
+            options: vec!["lowerdir+=/b".into()],
+            ..Mount::default()
+        };
+        assert_eq!(view.clone().volatile(), view);
+        let mut active = view;
+        active.options.push("upperdir=/u".into());
+        let options = active.volatile().options;
+        assert_eq!(options, ["lowerdir+=/b", "upperdir=/u", "volatile"]);
+        let bind = Mount::bind("/x", Access::ReadWrite);
+        assert_eq!(bind.clone().volatile(), bind);
     }
 }

@@ -142,6 +142,10 @@ impl Containers {
             _ => return Err(Error::internal("an image container without a snapshotter")),
         };
         check()?;
+        if new.after_exit == AfterExit::Remove {
+            let mounts = std::mem::take(&mut created.mounts);
+            created.mounts = mounts.into_iter().map(Mount::volatile).collect();
+        }
         self.make_bundle(&created, new)?;
         Ok(created)
     }
