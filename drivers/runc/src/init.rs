@@ -137,6 +137,15 @@ impl Inits {
         self.path(id).exists()
     }
 
+    /// A container's init, when it is known and has ended.
+    pub(crate) fn ended(&self, id: &ContainerId) -> Option<ProcessIdentity> {
+        let init = self.read(id)?.init;
+        match init.open().ok()? {
+            Some(pidfd) if !ends_within(&pidfd, Duration::ZERO) => None,
+            _ => Some(init),
+        }
+    }
+
     /// Kills all that is left of a container whose runtime lost its record.
     pub(crate) fn end_all(&self, id: &ContainerId) -> Result<()> {
         self.end(id)?;

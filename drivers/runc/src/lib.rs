@@ -12,6 +12,7 @@ mod call;
 mod cgroup;
 mod command;
 mod delete;
+mod ended;
 mod init;
 mod make;
 mod message;

@@ -110,6 +110,11 @@ impl Runtime for Runc {
     }
 
     fn delete(&self, id: &ContainerId, mode: DeleteMode) -> Result<()> {
+        if self.delete_ended(id) {
+            self.inits.forget(id);
+            self.drop_stale_lock(id);
+            return Ok(());
+        }
         let result = match mode {
             DeleteMode::Stopped => self.simple("delete", id, &[]).map(drop),
             DeleteMode::Force => self.delete_by_force(id),
