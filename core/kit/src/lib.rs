@@ -12,7 +12,7 @@
 //! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`container`] | the life of a container, joined from all of these |
-//! | [`record`] | what the kit remembers |
+//! | [`record`], [`events`] | what the kit remembers; what happened |
 //! | [`shim`] | the supervisor of one container, from outside |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
@@ -24,6 +24,7 @@ pub mod content;
 pub mod digest;
 pub mod driver;
 pub mod error;
+pub mod events;
 pub mod fs;
 pub mod ids;
 pub mod kit;
