@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use containerkit::{ContainerId, fs};
@@ -54,12 +54,12 @@ impl State {
             && self.config.intel_rdt.is_none()
             && !self.config.cgroups.systemd
             && hooks.flatten().next().is_none()
-            && self.cgroup_paths.values().all(is_cgroup)
+            && self.cgroup_paths.values().all(|path| is_cgroup(path))
     }
 }
 
 /// A folder below where cgroups are mounted; a hierarchy itself is never empty.
-fn is_cgroup(path: &PathBuf) -> bool {
+fn is_cgroup(path: &Path) -> bool {
     let mut parts = path.components();
     let start = [Component::RootDir]
         .into_iter()
@@ -95,12 +95,13 @@ impl Runc {
             return false;
         }
         // The record goes last: it is by it that runc would delete.
-        state.cgroup_paths.values().all(remove) && fs::remove_tree_path(&folder).is_ok()
+        state.cgroup_paths.values().all(|path| remove(path))
+            && fs::remove_tree_path(&folder).is_ok()
     }
 }
 
 /// Removes an empty cgroup. One with processes or cgroups in it is runc's.
-fn remove(path: &PathBuf) -> bool {
+fn remove(path: &Path) -> bool {
     for _ in 0..10 {
         match rustix::fs::rmdir(path) {
             Ok(()) | Err(Errno::NOENT) => return true,
@@ -119,7 +120,7 @@ mod tests {
     #[test]
     fn only_folders_below_the_cgroups_mount_are_cgroups() {
         for good in ["/sys/fs/cgroup/pids/a", "/sys/fs/cgroup/a"] {
-            assert!(is_cgroup(&good.into()), "{good}");
+            assert!(is_cgroup(good.as_ref()), "{good}");
         }
         for bad in [
             "",
@@ -129,7 +130,7 @@ mod tests {
             "/tmp/sys/fs/cgroup/a/b",
             "sys/fs/cgroup/pids/a",
         ] {
-            assert!(!is_cgroup(&bad.into()), "{bad}");
+            assert!(!is_cgroup(bad.as_ref()), "{bad}");
         }
     }
 
