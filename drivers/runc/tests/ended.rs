@@ -171,7 +171,7 @@ fn a_record_that_is_not_its_own_is_not_followed() {
     let victim = Path::new("/sys/fs/cgroup/pids").join(containerkit::fs::unique_name("victim"));
     let there = std::fs::create_dir_all(&victim).is_ok();
     state["init_process_start"] = json!(1);
-    state["cgroup_paths"]["pids"] = json!(victim.join("..").join("x"));
+    state["cgroup_paths"]["victim"] = json!(victim.join("..").join("x"));
     std::fs::write(&record, state.to_string()).expect("write");
     let _ = place.runtime.delete(&id(), DeleteMode::Force);
     assert!(place.asked_runc_to_delete());
