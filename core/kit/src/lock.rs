@@ -1,5 +1,6 @@
 //! Locks between processes: `flock` on a file, freed by the kernel when the
-//! holder dies, with the holder's pid and time written inside for the error.
+//! holder dies, with the holder's pid, time and command written inside for the
+//! error.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -7,19 +8,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, IoContext, Result};
+use crate::step::step;
 use crate::value::Timestamp;
 
 /// Who holds a lock, as its file tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Pid of the holder, in its own pid namespace.
     pub pid: u32,
     /// Since when.
     pub since: Timestamp,
+    /// The name of its program, as `ps` shows it; empty when it is unknown.
+    pub command: String,
 }
 
 /// How long to wait for a lock.
@@ -55,6 +59,7 @@ impl FileLock {
         let mut pause = Duration::from_millis(1);
         loop {
             let fd = open(path)?;
+            step("lock.opened");
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 // Removed and perhaps made anew while we waited: lock the new one.
                 Ok(()) if !is_at(&fd, path) => continue,
@@ -63,6 +68,7 @@ impl FileLock {
                         file: File::from(fd),
                         path: path.to_path_buf(),
                     };
+                    step("lock.held");
                     lock.write_holder();
                     return Ok(lock);
                 }
@@ -107,7 +113,9 @@ impl FileLock {
 
     /// Best effort: it is only for the error of others.
     fn write_holder(&mut self) {
-        let text = format!("{} {}\n", std::process::id(), Timestamp::now().unix_nanos());
+        let pid = std::process::id();
+        let now = Timestamp::now().unix_nanos();
+        let text = format!("{pid} {now} {}\n", command("self"));
         let _ = self.file.set_len(0);
         let _ = self.file.rewind();
         let _ = self.file.write_all(text.as_bytes());
@@ -150,13 +158,56 @@ pub fn holder(path: &Path) -> Option<Holder> {
     let mut text = String::new();
     File::open(path)
         .ok()?
-        .take(64)
+        .take(128)
         .read_to_string(&mut text)
         .ok()?;
-    let (pid, since) = text.trim().split_once(' ')?;
+    let mut words = text.trim().splitn(3, ' ');
     Some(Holder {
-        pid: pid.parse().ok()?,
-        since: Timestamp::from_unix_nanos(since.parse().ok()?),
+        pid: words.next()?.parse().ok()?,
+        since: Timestamp::from_unix_nanos(words.next()?.parse().ok()?),
+        command: words
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .map(plain)
+            .collect(),
+    })
+}
+
+/// The name of a process's program; empty when there is no such process.
+fn command(pid: impl std::fmt::Display) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end_matches('\n').chars().map(plain).collect()
+}
+
+fn plain(c: char) -> char {
+    if c.is_control() { '?' } else { c }
+}
+
+/// A process, for people: `process 42 (containerkit)`.
+pub fn name_process(pid: u32) -> String {
+    named(pid, &command(pid))
+}
+
+fn named(pid: u32, command: &str) -> String {
+    match command {
+        "" => format!("process {pid}"),
+        command => format!("process {pid} ({command})"),
+    }
+}
+
+/// Another process that has a lock of whatever kind on a file, for locks whose
+/// file tells nothing; by `/proc/locks`, which knows a file by its inode.
+pub fn kernel_holder(file: &Stat) -> Option<u32> {
+    let inode = format!(":{}", file.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // A waiter's line has an arrow in the second place, and is no holder.
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let kind = fields.next()?;
+        let pid: u32 = fields.nth(2)?.parse().ok()?;
+        let is_it = kind != "->" && fields.next()?.ends_with(&inode);
+        (is_it && pid != 0 && pid != std::process::id()).then_some(pid)
     })
 }
 
@@ -164,8 +215,8 @@ pub fn holder(path: &Path) -> Option<Holder> {
 pub fn held(what: &str, holder: Option<Holder>) -> Error {
     match holder {
         Some(holder) => Error::conflict(format!(
-            "{what} is held by process {} for {} s",
-            holder.pid,
+            "{what} is held by {} for {} s",
+            named(holder.pid, &holder.command),
             holder.since.age().as_secs()
         )),
         None => Error::conflict(format!("{what} is held by another process")),
@@ -187,12 +238,26 @@ mod tests {
         let error = FileLock::acquire(&path, "ref a", Wait::AtMost(Duration::from_millis(20)))
             .expect_err("second");
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert!(
-            error.to_string().contains(&std::process::id().to_string()),
-            "{error}"
-        );
+        let pid = std::process::id();
+        let text = format!("ref a is held by {} for 0 s", named(pid, &command("self")));
+        assert_eq!(error.message(), text);
+        assert!(text.contains(&format!("process {pid} (")), "{text}");
         lock.remove().expect("remove");
         assert!(!path.exists());
         FileLock::acquire(&path, "ref a", Wait::No).expect("again");
+    }
+
+    #[test]
+    fn a_holder_of_the_future_is_held_since_now() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("lock");
+        // Written before the clock was put back; and by a version without names.
+        std::fs::write(&path, "7 4102444800000000000\n").expect("write");
+        let error = held("it", holder(&path));
+        assert_eq!(error.message(), "it is held by process 7 for 0 s");
+        for damaged in ["", "x 1 y", "7", "7 x"] {
+            std::fs::write(&path, damaged).expect("write");
+            assert_eq!(holder(&path), None, "{damaged:?}");
+        }
     }
 }

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use containerkit::content::{BlobFilter, BlobInfo, BlobReader};
 use containerkit::{
     Algorithm, Digest, Error, ErrorKind, IoContext, LabelChanges, Labels, Page, Result, Timestamp,
+    step,
 };
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::file;
 use crate::labels::{self, Sidecar};
-use crate::layout::{Layout, Present};
+use crate::layout::{Layout, Present, open_blob};
 
 fn unknown(digest: &Digest) -> Error {
     Error::not_found(format!("blob {digest}: there is none in this store"))
@@ -69,27 +70,41 @@ pub(crate) fn info(layout: &Layout, digest: &Digest) -> Result<BlobInfo> {
 pub(crate) fn update(layout: &Layout, digest: &Digest, changes: &LabelChanges) -> Result<BlobInfo> {
     let _lock = layout.lock(digest)?;
     let stat = stat(layout, digest)?;
-    let old = if changes.replace_all {
-        Labels::new()
-    } else {
-        labels::read(layout, digest)?.map_or_else(Labels::new, |sidecar| sidecar.labels)
+    let old = match labels::read(layout, digest) {
+        Ok(old) => old,
+        // What cannot be read is replaced whole, or not at all.
+        Err(error) if changes.replace_all && error.kind() == ErrorKind::DataLoss => None,
+        Err(error) => return Err(error),
     };
+    // Never backwards and never standing still, whatever the clock does.
+    let before = old.as_ref().map_or(modified(&stat), |old| old.updated);
+    let after = Timestamp::from_unix_nanos(before.unix_nanos().saturating_add(1));
+    let old = old
+        .filter(|_| !changes.replace_all)
+        .map_or_else(Labels::new, |sidecar| sidecar.labels);
     let new = changes.apply(&old)?;
-    let sidecar = labels::write(layout, digest, new, Timestamp::now())?;
+    let sidecar = labels::write(layout, digest, new, Timestamp::now().max(after))?;
     Ok(describe(digest.clone(), &stat, Some(sidecar)))
 }
 
 pub(crate) fn delete(layout: &Layout, digest: &Digest) -> Result<()> {
     let _lock = layout.lock(digest)?;
     let path = layout.blob(digest);
+    step("blob.unlink");
     match rustix::fs::unlink(&path) {
-        Ok(()) => {}
-        Err(Errno::NOENT) => return Err(unknown(digest)),
+        Ok(()) => step("blob.unlinked"),
+        Err(Errno::NOENT) => {
+            // What a deletion leaves that is killed here.
+            labels::remove(layout, digest)?;
+            return Err(unknown(digest));
+        }
         // A folder stands where the blob was: what is damaged can be deleted too.
         Err(Errno::ISDIR | Errno::PERM) => layout.discard(&path)?,
         Err(errno) => return Err(Error::io(format!("remove {}", path.display()), errno)),
     }
-    labels::remove(layout, digest)
+    labels::remove(layout, digest)?;
+    step("labels.removed");
+    Ok(())
 }
 
 /// Damaged blobs are in the listing, so that whoever verifies or repairs the
@@ -135,7 +150,10 @@ fn listed(layout: &Layout, digest: &Digest) -> Result<Option<BlobInfo>> {
     let path = layout.blob(digest);
     let mut stat = match rustix::fs::lstat(&path) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => {
+            labels::remove_stale(layout, digest);
+            return Ok(None);
+        }
         Err(errno) => return Err(Error::io(format!("stat {}", path.display()), errno)),
     };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -200,15 +218,6 @@ impl Reader {
             size,
         })
     }
-}
-
-/// Never follows a symlink and never waits for a fifo.
-fn open_blob(path: &PathBuf) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
 }
 
 impl BlobReader for Reader {

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use containerkit::{Error, Hasher, IoContext, Result};
+use containerkit::{Error, Hasher, IoContext, Result, step};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub(crate) fn replace<T: Serialize>(dir: &Path, name: &str, value: &T, sync: boo
             format!("{} would have more than {SMALL} bytes", path.display()),
         ));
     }
-    let temporary = dir.join(format!(".{name}.new"));
+    let temporary = temporary(dir, name);
     let result = (|| {
         let fd = rustix::fs::open(
             &temporary,
@@ -44,14 +44,17 @@ pub(crate) fn replace<T: Serialize>(dir: &Path, name: &str, value: &T, sync: boo
         )
         .io_context(|| format!("create {}", temporary.display()))?;
         let file = File::from(fd);
+        step("small.created");
         write_at(&file, &data, 0, |_| {})
             .io_context(|| format!("write {}", temporary.display()))?;
         if sync {
             file.sync_all()
                 .io_context(|| format!("fsync {}", temporary.display()))?;
         }
+        step("small.rename");
         rustix::fs::rename(&temporary, &path)
             .io_context(|| format!("rename to {}", path.display()))?;
+        step("small.renamed");
         if sync {
             containerkit::fs::sync_dir(dir)?;
         }
@@ -61,6 +64,11 @@ pub(crate) fn replace<T: Serialize>(dir: &Path, name: &str, value: &T, sync: boo
         let _ = std::fs::remove_file(&temporary);
     }
     result
+}
+
+/// What a killed [`replace`] leaves.
+pub(crate) fn temporary(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!(".{name}.new"))
 }
 
 /// A small JSON file; `None` when there is none. What cannot be read as `T`

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use containerkit::content::{Expected, IngestStatus};
 use containerkit::fs::{ensure_dir, remove_tree_path};
 use containerkit::lock::{self, FileLock, Wait};
-use containerkit::{Error, ErrorKind, IngestRef, IoContext, Result, Timestamp};
+use containerkit::{Error, ErrorKind, IngestRef, IoContext, Result, Timestamp, step};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,7 @@ fn stat_data(dir: &Path) -> Option<Stat> {
 pub(crate) fn hold(layout: &Layout, name: &IngestRef, expected: &Expected) -> Result<Held> {
     let dir = layout.ingest(name);
     let lock = lock(layout, &dir, name)?;
+    step("ingest.locked");
     let old = read_meta(&dir)?;
     let held = open_data(&dir, name)?;
     let started = match (&old, &held) {
@@ -124,6 +125,7 @@ pub(crate) fn hold(layout: &Layout, name: &IngestRef, expected: &Expected) -> Re
         Some((data, stat)) => (data, stat.st_size as u64, modified(&stat).max(started)),
         None => (create_data(&dir, name)?, 0, started),
     };
+    step("ingest.held");
     Ok(Held {
         dir,
         data,
@@ -138,7 +140,10 @@ fn lock(layout: &Layout, dir: &Path, name: &IngestRef) -> Result<FileLock> {
     let mut last = None;
     // Between making the folder and locking in it, it may be aborted.
     for _ in 0..100 {
-        let result = ensure_dir(dir, 0o700).and_then(|()| acquire(dir, name));
+        let result = ensure_dir(dir, 0o700).and_then(|()| {
+            step("ingest.folder");
+            acquire(dir, name)
+        });
         match result {
             Ok(lock) => return Ok(lock),
             Err(error) if error.kind() == ErrorKind::NotFound => last = Some(error),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{self, VERSION};
-use crate::layout::Layout;
+use crate::layout::{Layout, Present};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Sidecar {
@@ -58,8 +58,29 @@ pub(crate) fn write(
 /// The caller holds the lock of `digest`. What is not there is success.
 pub(crate) fn remove(layout: &Layout, digest: &Digest) -> Result<()> {
     let path = path(layout, digest);
-    match rustix::fs::unlink(&path) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(Error::io(format!("remove {}", path.display()), errno)),
+    let unfinished = file::temporary(&layout.labels(digest.algorithm()), digest.hex());
+    for path in [path, unfinished] {
+        match rustix::fs::unlink(&path) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io(format!("remove {}", path.display()), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Removes labels that a killed commit or deletion left without a blob. Best
+/// effort, by who meets them: they do no harm.
+pub(crate) fn remove_stale(layout: &Layout, digest: &Digest) {
+    if rustix::fs::lstat(path(layout, digest)).is_err() {
+        return;
+    }
+    // A commit that has written the labels and not yet the blob holds it.
+    let Ok(_lock) = layout.lock(digest) else {
+        return;
+    };
+    if matches!(layout.present(digest, None), Ok(Present::No))
+        && let Err(error) = remove(layout, digest)
+    {
+        log::debug!("{error}");
     }
 }

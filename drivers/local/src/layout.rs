@@ -1,11 +1,14 @@
 //! The folders of a store, their version, their locks, and putting aside.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerkit::fs::{ensure_dir, remove_tree_path, sync_dir, unique_name};
 use containerkit::lock::{FileLock, Wait};
-use containerkit::{Algorithm, Digest, Error, ErrorKind, IngestRef, IoContext, Result, quote};
+use containerkit::{
+    Algorithm, Digest, Error, ErrorKind, IngestRef, IoContext, Result, quote, step,
+};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -86,6 +89,7 @@ impl Layout {
             if new && self.fsync {
                 sync_dir(&self.root.join(kind))?;
             }
+            step("store.folders");
         }
         if !new {
             return Ok(());
@@ -97,7 +101,16 @@ impl Layout {
             version: VERSION,
             format: FORMAT.into(),
         };
-        file::replace(&self.root, "store.json", &marker, self.fsync)
+        file::replace(&self.root, "store.json", &marker, self.fsync)?;
+        // ROOT/content/INSTANCE: made just now, and so perhaps those above it.
+        if self.fsync {
+            self.root
+                .ancestors()
+                .skip(1)
+                .take(3)
+                .try_for_each(sync_above)?;
+        }
+        Ok(())
     }
 
     /// What the store needs of its file system, tried once.
@@ -196,12 +209,41 @@ impl Layout {
         Ok(Present::Yes(stat))
     }
 
+    /// [`Layout::present`], the bytes hashed too: bit rot keeps the size.
+    pub(crate) fn verified(&self, digest: &Digest, size: Option<u64>) -> Result<Present> {
+        let stat = match self.present(digest, size)? {
+            Present::Yes(stat) => stat,
+            other => return Ok(other),
+        };
+        let path = self.blob(digest);
+        let file = match open_blob(&path) {
+            Ok(file) => file,
+            // Deleted or replaced since.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return self.present(digest, size),
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
+        let found = rustix::fs::fstat(&file).io_context(|| format!("stat {}", path.display()))?;
+        let size = found.st_size as u64;
+        let hash = file::hash(&file, size, digest.algorithm().hasher());
+        match hash.map(|hasher| hasher.map(containerkit::Hasher::finish)) {
+            Ok(Some(hash)) if hash == *digest => Ok(Present::Yes(stat)),
+            Ok(Some(hash)) => Ok(Present::Damaged(format!(
+                "its bytes have the digest {hash}"
+            ))),
+            Ok(None) => Ok(Present::Damaged("it shrank while it was read".into())),
+            Err(Errno::IO) => Ok(Present::Damaged("its disk cannot read it".into())),
+            Err(errno) => Err(Error::io(format!("read {}", path.display()), errno)),
+        }
+    }
+
     /// Moves a folder or file out of everybody's way and removes it after. A
     /// kill in between leaves it to the next process that opens the store.
     pub(crate) fn put_aside(&self, path: &Path) -> Result<PathBuf> {
         let aside = self.root.join("trash").join(unique_name("aside"));
+        step("aside.rename");
         rustix::fs::rename(path, &aside)
             .io_context(|| format!("rename {} aside", path.display()))?;
+        step("aside.renamed");
         Ok(aside)
     }
 
@@ -212,7 +254,28 @@ impl Layout {
         if let Err(error) = remove_tree_path(&aside) {
             log::debug!("content store {}: {error}", self.root.display());
         }
+        step("aside.removed");
         Ok(())
+    }
+}
+
+/// Never follows a symlink and never waits for a fifo.
+pub(crate) fn open_blob(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// fsync of a folder above the root, where that is allowed and possible.
+fn sync_above(path: &Path) -> Result<()> {
+    match sync_dir(path) {
+        Err(error) if error.kind() != ErrorKind::DataLoss => {
+            log::debug!("{error}");
+            Ok(())
+        }
+        result => result,
     }
 }
 
@@ -233,6 +296,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> rustix::io::Result<()> {
         // writer of the ref recognizes by its link count.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             rustix::fs::link(from, to)?;
+            step("blob.linked");
             // The blob is there: what stays here goes with the ingest's folder.
             let _ = rustix::fs::unlink(from);
             Ok(())

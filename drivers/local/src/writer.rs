@@ -10,6 +10,7 @@ use containerkit::lock::FileLock;
 use containerkit::value::check_labels;
 use containerkit::{
     Algorithm, Digest, Error, ErrorKind, Hasher, IngestRef, IoContext, Labels, Result, Timestamp,
+    step,
 };
 use rustix::fs::{FlockOperation, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -52,8 +53,9 @@ impl Writer {
         name: &IngestRef,
         expected: &Expected,
     ) -> Result<Writer> {
+        // Hashed: who brings the bytes brings what a damaged blob is mended with.
         if let Some(digest) = &expected.digest
-            && let Present::Yes(_) = layout.present(digest, expected.size)?
+            && let Present::Yes(_) = layout.verified(digest, expected.size)?
         {
             ingest::drop_superfluous(layout, name, expected);
             return Err(exists(digest));
@@ -160,6 +162,7 @@ impl Writer {
         };
         rustix::fs::futimens(&self.data, &times).io_context(|| named("set the time of"))?;
         rustix::fs::fchmod(&self.data, Mode::from_raw_mode(0o400)).io_context(|| named("chmod"))?;
+        step("blob.sealed");
         if self.layout.fsync
             && let Err(error) = self.data.sync_all()
         {
@@ -176,18 +179,27 @@ impl Writer {
     }
 
     /// Gives the sealed data its name as a blob. `false` when a good blob has
-    /// that name already.
-    fn publish(&self, digest: &Digest, labels: &Labels, now: Timestamp) -> Result<bool> {
+    /// that name already; `before` is what was found there without the lock.
+    fn publish(
+        &self,
+        digest: &Digest,
+        labels: &Labels,
+        now: Timestamp,
+        before: &Present,
+    ) -> Result<bool> {
         let _lock = self.layout.lock(digest)?;
         let blob = self.layout.blob(digest);
         let replace = match self.layout.present(digest, Some(self.offset))? {
+            // Bit rot shows in the bytes alone. Should somebody have been faster
+            // to mend it, good bytes replace good bytes.
+            Present::Yes(_) if matches!(before, Present::Damaged(_)) => true,
             Present::Yes(_) => return Ok(false),
             Present::No => false,
-            Present::Damaged(why) => {
-                log::warn!("blob {digest} was damaged: {why}; it is replaced");
-                true
-            }
+            Present::Damaged(_) => true,
         };
+        if let (true, Present::Damaged(why)) = (replace, before) {
+            log::warn!("blob {digest} was damaged: {why}; it is replaced");
+        }
         // Labels first: whoever sees the blob sees it with them. What a killed
         // commit or deletion left of another blob's life goes; a repair keeps.
         if !labels.is_empty() {
@@ -196,6 +208,7 @@ impl Writer {
             labels::remove(&self.layout, digest)?;
         }
         let data = self.dir.join("data");
+        step("blob.rename");
         let mut renamed = if replace {
             rustix::fs::rename(&data, &blob)
         } else {
@@ -205,6 +218,7 @@ impl Writer {
             self.layout.discard(&blob)?;
             renamed = rustix::fs::rename(&data, &blob);
         }
+        step("blob.renamed");
         match renamed {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) if !replace => Ok(false),
@@ -230,6 +244,7 @@ impl Writer {
         if self.layout.fsync {
             sync_dir(&self.layout.blobs(digest.algorithm()))?;
         }
+        step("blob.durable");
         Ok(())
     }
 
@@ -257,7 +272,9 @@ impl IngestWriter for Writer {
         if data.is_empty() {
             return Ok(());
         }
+        step("ingest.write");
         let result = self.append(data);
+        step("ingest.written");
         self.updated = Timestamp::now();
         result.map_err(|errno| {
             let at = self.offset;
@@ -318,12 +335,12 @@ impl IngestWriter for Writer {
         }
         let now = Timestamp::now();
         // Without the lock, to save the fsync; `publish` looks again.
-        let new = match self.layout.present(&digest, Some(self.offset))? {
+        let new = match self.layout.verified(&digest, Some(self.offset))? {
             Present::Yes(_) => false,
-            Present::No | Present::Damaged(_) => {
+            found => {
                 let published = self
                     .seal(now)
-                    .and_then(|()| self.publish(&digest, labels, now));
+                    .and_then(|()| self.publish(&digest, labels, now, &found));
                 if published.is_err() {
                     let _ = rustix::fs::fchmod(&self.data, Mode::from_raw_mode(0o600));
                 }

@@ -182,7 +182,7 @@ fn a_ref_is_free_when_its_holder_is_killed() {
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         let text = error.to_string();
         assert!(
-            text.contains(&format!("ingest a/ref is held by process {pid} for ")),
+            text.contains(&format!("ingest a/ref is held by process {pid} (")),
             "{text}"
         );
     }

@@ -205,81 +205,6 @@ fn a_wrong_digest_or_size_does_not_stick_the_ref_for_ever() {
 }
 
 #[test]
-fn an_empty_short_or_replaced_blob_after_power_loss_is_replaced_by_good_bytes() {
-    let tmp = tempfile::tempdir().unwrap();
-    let root = tmp.path();
-    let store = open(root).unwrap();
-    let data = noise(10_000, 1);
-    let digest = put(&store, &data);
-    let path = blob(root, &digest);
-    let outside = root.join("outside");
-    std::fs::write(&outside, &data).unwrap();
-    let damage: [(&str, &dyn Fn()); 6] = [
-        ("empty", &|| std::fs::write(&path, b"").unwrap()),
-        ("short", &|| std::fs::write(&path, &data[..5000]).unwrap()),
-        ("long", &|| {
-            std::fs::write(&path, [&data[..], b"x"].concat()).unwrap();
-        }),
-        ("a link", &|| symlink(&outside, &path).unwrap()),
-        ("a folder", &|| {
-            std::fs::create_dir_all(path.join("x")).unwrap();
-        }),
-        ("a fifo", &|| {
-            rustix::fs::mknodat(
-                rustix::fs::CWD,
-                &path,
-                rustix::fs::FileType::Fifo,
-                rustix::fs::Mode::from_raw_mode(0o600),
-                0,
-            )
-            .unwrap();
-        }),
-    ];
-    let labelled = LabelChanges {
-        replace_all: false,
-        set: [("keep".to_owned(), Some("me".to_owned()))].into(),
-    };
-    store.update(&digest, &labelled).unwrap();
-    for (what, damage) in damage {
-        for expected in [any(), sized(&data)] {
-            std::fs::remove_file(&path).unwrap();
-            damage();
-            if !matches!(what, "short" | "long") {
-                let error = store.reader(&digest).err().expect(what);
-                assert_eq!(error.kind(), ErrorKind::DataLoss, "{what}: {error}");
-                assert!(error.to_string().contains(digest.hex()), "{what}: {error}");
-                let error = store.info(&digest).expect_err(what);
-                assert_eq!(error.kind(), ErrorKind::DataLoss, "{what}: {error}");
-            }
-            let listed = store.walk(&BlobFilter::default(), &Page::default());
-            assert_eq!(listed.expect(what)[0].digest, digest, "{what}");
-            let mut writer = store.writer(&name("again"), &expected).expect(what);
-            writer.write(&data).unwrap();
-            writer.commit(&expected, &Labels::new()).expect(what);
-            assert_eq!(read_blob(&store, &digest, 1 << 20).expect(what), data);
-            let info = store.info(&digest).expect(what);
-            assert_eq!(info.labels, labels(&[("keep", "me")]), "{what}");
-        }
-    }
-    assert_eq!(std::fs::read(&outside).unwrap(), data);
-}
-
-#[test]
-fn deleting_what_stands_for_a_damaged_blob_works() {
-    let tmp = tempfile::tempdir().unwrap();
-    let store = open(tmp.path()).unwrap();
-    let digest = Algorithm::Sha256.digest(b"x");
-    let path = blob(tmp.path(), &digest);
-    std::fs::create_dir_all(path.join("deep")).unwrap();
-    store.delete(&digest).unwrap();
-    symlink("/etc/passwd", &path).unwrap();
-    store.delete(&digest).unwrap();
-    assert!(Path::new("/etc/passwd").exists());
-    let error = store.delete(&digest).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-}
-
-#[test]
 fn folders_are_private_and_blobs_read_only_under_any_umask() {
     if let Some(root) = child_root() {
         let store = open(&root).unwrap();
@@ -434,33 +359,6 @@ fn labels_of_a_deleted_or_never_committed_blob_do_not_come_back() {
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     let digest = put(&store, b"data");
     assert_eq!(store.info(&digest).unwrap().labels, Labels::new());
-}
-
-#[test]
-fn a_damaged_label_file_is_named_and_can_be_replaced() {
-    let tmp = tempfile::tempdir().unwrap();
-    let root = tmp.path();
-    let store = open(root).unwrap();
-    let digest = put(&store, b"data");
-    let sidecar = root.join("labels/sha256").join(digest.hex());
-    for garbage in [&b""[..], b"\0\0", b"{\"version\":1}", b"[]"] {
-        std::fs::write(&sidecar, garbage).unwrap();
-        let error = store.info(&digest).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
-        assert!(
-            error.to_string().contains(sidecar.to_str().unwrap()),
-            "{error}"
-        );
-        let all = store.walk(&BlobFilter::default(), &Page::default());
-        assert_eq!(all.unwrap().len(), 1, "one bad file does not hide the rest");
-        assert_eq!(read_blob(&store, &digest, 10).unwrap(), b"data");
-        let changes = LabelChanges {
-            replace_all: true,
-            set: [("a".to_owned(), Some("b".to_owned()))].into(),
-        };
-        let info = store.update(&digest, &changes).unwrap();
-        assert_eq!(info.labels, labels(&[("a", "b")]));
-    }
 }
 
 #[test]
