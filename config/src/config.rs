@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerkit::{Context, Digest, DriverKind, Error, InstanceName, Result, quote};
 use log::LevelFilter;
@@ -58,11 +59,15 @@ pub struct Instance {
     pub driver: String,
     /// Its hash, when it is pinned.
     pub sha256: Option<Digest>,
+    /// How long one call into it may take, when it differs from the
+    /// configuration's; zero is for ever.
+    pub call_timeout: Option<Duration>,
     /// Its options, not yet checked against the driver's schema.
     pub options: Map<String, Value>,
     /// Where `driver` stands.
     pub origin: Origin,
     pub(crate) sha256_origin: Option<Origin>,
+    pub(crate) call_timeout_origin: Option<Origin>,
     pub(crate) option_origins: BTreeMap<String, Origin>,
 }
 
@@ -91,6 +96,9 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// Where a bare file name is looked for.
     pub driver_path: Vec<PathBuf>,
+    /// How long one call into a driver may take before the program ends; zero
+    /// is for ever.
+    pub call_timeout: Duration,
     /// The instances that serve when none is named; all are in `instances`.
     pub default: Defaults,
     /// All instances.
@@ -190,6 +198,11 @@ impl Config {
         self.state.join(kind.name()).join(name.as_str())
     }
 
+    /// How long one call into an instance may take; zero is for ever.
+    pub fn call_timeout(&self, instance: &Instance) -> Duration {
+        instance.call_timeout.unwrap_or(self.call_timeout)
+    }
+
     /// Where a top-level key (`root`) or a default (`default.runtime`) was set.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.origins.get(key)
@@ -242,12 +255,14 @@ fn merge(layers: Vec<Layer>, files: Vec<PathBuf>) -> Result<Config> {
         lay(&mut all.state, layer.state);
         lay(&mut all.log_level, layer.log_level);
         lay(&mut all.driver_path, layer.driver_path);
+        lay(&mut all.call_timeout, layer.call_timeout);
         all.default.extend(layer.default);
         for (key, over) in layer.instances {
             match all.instances.get_mut(&key) {
                 // Options are a driver's own: another driver starts anew.
                 Some(under) if over.driver.is_none() => {
                     lay(&mut under.sha256, over.sha256);
+                    lay(&mut under.call_timeout, over.call_timeout);
                     under.options.extend(over.options);
                 }
                 _ => {
@@ -303,16 +318,19 @@ fn finish(all: Layer, files: Vec<PathBuf>) -> Result<Config> {
     }
     let log_level = required(all.log_level, "log_level")?;
     let driver_path = required(all.driver_path, "driver_path")?;
+    let call_timeout = required(all.call_timeout, "call_timeout")?;
     origins.insert("root", root.origin);
     origins.insert("state", state.origin);
     origins.insert("log_level", log_level.origin);
     origins.insert("driver_path", driver_path.origin);
+    origins.insert("call_timeout", call_timeout.origin);
     Ok(Config {
         version: layer::VERSION as u32,
         root: root.value,
         state: state.value,
         log_level: log_level.value,
         driver_path: driver_path.value,
+        call_timeout: call_timeout.value,
         default,
         instances,
         files,
@@ -344,9 +362,11 @@ fn instance<'a>(
     Ok(Instance {
         driver: driver.value.clone(),
         sha256: raw.sha256.as_ref().map(|at| at.value.clone()),
+        call_timeout: raw.call_timeout.as_ref().map(|at| at.value),
         options: raw.options.iter().map(option).collect(),
         origin: driver.origin.clone(),
         sha256_origin: raw.sha256.as_ref().map(|at| at.origin.clone()),
+        call_timeout_origin: raw.call_timeout.as_ref().map(|at| at.origin.clone()),
         option_origins: raw.options.iter().map(origin).collect(),
     })
 }

@@ -28,7 +28,11 @@ pub struct LoadedDrivers {
 
 impl LoadedDrivers {
     /// Loads nothing yet.
+    ///
+    /// The configuration's `call_timeout` becomes the process's: it also
+    /// counts while a library is loaded, before there is an instance.
     pub fn new(config: Arc<Config>) -> LoadedDrivers {
+        containerkit_plugin::host::set_default_limit(config.call_timeout);
         LoadedDrivers {
             config,
             runtimes: Cache::default(),
@@ -76,6 +80,7 @@ impl LoadedDrivers {
             root: resolved.context.root,
             state: resolved.context.state,
             options: resolved.context.options,
+            call_timeout: resolved.context.call_timeout.map(|limit| limit.as_secs()),
         };
         Ok((runtime, stamp(name, info)))
     }

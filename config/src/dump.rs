@@ -35,6 +35,7 @@ impl Config {
                     .collect();
                 format!("[{}]", paths.join(", "))
             }),
+            ("call_timeout", self.call_timeout.as_secs().to_string()),
         ] {
             line(format!("{key} = {value}"), self.origins.get(key));
         }
@@ -55,6 +56,12 @@ impl Config {
                 line(
                     format!("sha256 = {}", string(pin.hex())),
                     instance.sha256_origin(),
+                );
+            }
+            if let Some(limit) = instance.call_timeout {
+                line(
+                    format!("call_timeout = {}", limit.as_secs()),
+                    instance.call_timeout_origin.as_ref(),
                 );
             }
             for (option, value) in &instance.options {
@@ -78,6 +85,7 @@ impl Config {
             "state": self.state.to_string_lossy(),
             "log_level": self.log_level.as_str().to_ascii_lowercase(),
             "driver_path": self.driver_path.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
+            "call_timeout": self.call_timeout.as_secs(),
             "default": {},
             "files": self.files.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
         });
@@ -89,6 +97,9 @@ impl Config {
             let mut table = json!({ "driver": instance.driver, "options": instance.options });
             if let Some(pin) = &instance.sha256 {
                 table["sha256"] = pin.hex().into();
+            }
+            if let Some(limit) = instance.call_timeout {
+                table["call_timeout"] = limit.as_secs().into();
             }
             value[kind.name()][name.as_str()] = table;
         }

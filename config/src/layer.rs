@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use containerkit::{Digest, DriverKind, Error, ErrorKind, InstanceName, Result, quote};
 use log::LevelFilter;
@@ -24,18 +25,22 @@ pub(crate) const KINDS: [DriverKind; 3] = [
     DriverKind::Content,
 ];
 
-const TOP: [&str; 9] = [
+const TOP: [&str; 10] = [
     "version",
     "root",
     "state",
     "log_level",
     "driver_path",
+    "call_timeout",
     "default",
     "runtime",
     "snapshotter",
     "content",
 ];
-const INSTANCE: [&str; 3] = ["driver", "sha256", "options"];
+const INSTANCE: [&str; 4] = ["driver", "sha256", "call_timeout", "options"];
+
+/// The longest limit of a call, in seconds: a week.
+const LONGEST: u64 = 7 * 24 * 3600;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ pub(crate) struct Layer {
     pub(crate) state: Option<At<PathBuf>>,
     pub(crate) log_level: Option<At<LevelFilter>>,
     pub(crate) driver_path: Option<At<Vec<PathBuf>>>,
+    pub(crate) call_timeout: Option<At<Duration>>,
     pub(crate) default: BTreeMap<DriverKind, At<InstanceName>>,
     pub(crate) instances: BTreeMap<(DriverKind, InstanceName), RawInstance>,
 }
@@ -61,6 +67,7 @@ pub(crate) struct RawInstance {
     pub(crate) origin: Origin,
     pub(crate) driver: Option<At<String>>,
     pub(crate) sha256: Option<At<Digest>>,
+    pub(crate) call_timeout: Option<At<Duration>>,
     pub(crate) options: BTreeMap<String, At<Value>>,
 }
 
@@ -103,6 +110,7 @@ pub(crate) fn parse(source: &Source) -> Result<Layer> {
             "state" => layer.state = Some(reader.absolute(key, value)?),
             "log_level" => layer.log_level = Some(reader.level(key, value)?),
             "driver_path" => layer.driver_path = Some(reader.paths(key, value)?),
+            "call_timeout" => layer.call_timeout = Some(reader.seconds(key, value)?),
             "default" => layer.default = reader.defaults(value)?,
             _ => match KINDS.into_iter().find(|kind| kind.name() == key) {
                 Some(kind) => reader.instances(kind, value, &mut layer)?,
@@ -231,6 +239,22 @@ impl Reader<'_> {
             .map_err(|why| self.fail(value.span(), key, why))
     }
 
+    fn seconds(&self, key: &str, value: &Item<'_>) -> Result<At<Duration>> {
+        let number = value
+            .get_ref()
+            .as_integer()
+            .ok_or_else(|| self.wrong(key, "an integer of seconds", value))?;
+        i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .filter(|seconds| *seconds <= LONGEST)
+            .map(|seconds| self.at(Duration::from_secs(seconds), value))
+            .ok_or_else(|| {
+                let why = format!("want 0 (for ever) to {LONGEST} seconds");
+                self.fail(value.span(), key, why)
+            })
+    }
+
     fn level(&self, key: &str, value: &Item<'_>) -> Result<At<LevelFilter>> {
         let text = self.string(key, value)?;
         level(text)
@@ -301,6 +325,7 @@ impl Reader<'_> {
             origin: self.source.at(span),
             driver: None,
             sha256: None,
+            call_timeout: None,
             options: BTreeMap::new(),
         };
         for (key, span, value) in entries(self.table(&path, value)?) {
@@ -315,6 +340,9 @@ impl Reader<'_> {
                     let pin = pin(self.string(&full, value)?)
                         .map_err(|why| self.fail(value.span(), &full, why))?;
                     instance.sha256 = Some(self.at(pin, value));
+                }
+                "call_timeout" => {
+                    instance.call_timeout = Some(self.seconds(&full, value)?);
                 }
                 "options" => {
                     for (key, span, value) in entries(self.table(&full, value)?) {

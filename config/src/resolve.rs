@@ -100,7 +100,8 @@ pub(crate) fn resolve(config: &Config, kind: DriverKind, name: &InstanceName) ->
             config.instance_root(kind, name),
             config.instance_state(kind, name),
         )
-        .with_options(instance.options.clone()),
+        .with_options(instance.options.clone())
+        .with_call_timeout(Some(config.call_timeout(instance))),
         origin: instance.origin.clone(),
         root: config.root.clone(),
         state: config.state.clone(),

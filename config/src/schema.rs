@@ -9,6 +9,12 @@ impl Config {
     pub fn schema() -> Value {
         let absolute = json!({ "type": "string", "pattern": "^/" });
         let name = json!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,63}$" });
+        let seconds = json!({
+            "description": "Seconds that one call into a driver may take before the command ends; 0 is for ever.",
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 604_800,
+        });
         let instances = |what: &str| {
             json!({
                 "description": format!("The {what} instances, by name."),
@@ -35,6 +41,7 @@ impl Config {
                     "type": "array",
                     "items": absolute,
                 },
+                "call_timeout": seconds,
                 "default": {
                     "description": "The instances that serve when a command names no other.",
                     "type": "object",
@@ -60,6 +67,7 @@ impl Config {
                             "type": "string",
                             "pattern": "^(sha256:)?[0-9a-f]{64}$",
                         },
+                        "call_timeout": seconds,
                         "options": {
                             "description": "What the driver takes; see `containerkit driver inspect`.",
                             "type": "object",

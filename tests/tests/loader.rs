@@ -320,9 +320,10 @@ fn minor() -> PathBuf {
             },
             Edit {
                 file: "plugins/abi/src/abi/proxy.rs",
-                from: "        self.call(\n            \"prepare\",",
-                to: "        assert_eq!(self.driver.later(), 7);\n        \
-                     self.call(\n            \"prepare\",",
+                from: "        self.call(\n            &\"prepare\",",
+                to: "        let later = |d: &FSnapshotterBox| abi_stable::std_types::ROk(d.later());\n        \
+                     assert_eq!(self.call(&\"later\", later, Ok).unwrap(), 7);\n        \
+                     self.call(\n            &\"prepare\",",
             },
             Edit {
                 file: "plugins/abi/src/abi/export.rs",

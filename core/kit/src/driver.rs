@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -177,6 +178,10 @@ pub struct DriverContext {
     pub state: PathBuf,
     /// The options, checked against the driver's schema.
     pub options: Map<String, Value>,
+    /// How long one call may take before the program that loaded the driver
+    /// ends; zero is for ever, `None` the program's own default. Not told to
+    /// a loaded driver, which has nothing to do with it.
+    pub call_timeout: Option<Duration>,
 }
 
 impl DriverContext {
@@ -191,7 +196,15 @@ impl DriverContext {
             root: root.into(),
             state: state.into(),
             options: Map::new(),
+            call_timeout: None,
         }
+    }
+
+    /// The same with a limit of each call.
+    #[must_use]
+    pub fn with_call_timeout(mut self, limit: Option<Duration>) -> DriverContext {
+        self.call_timeout = limit;
+        self
     }
 
     /// The same with options.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, quote};
+use crate::error::{Error, ErrorKind, Result, quote};
 
 /// A point in time; text is RFC 3339 in UTC with nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,6 +143,10 @@ impl Default for Page {
     }
 }
 
+/// More entries than any listing is worth: a driver that makes up names would
+/// fill the memory.
+const LISTING_LIMIT: usize = 4_000_000;
+
 /// Walks all pages: `fetch` gives one page, `name` the sort key of an entry.
 pub fn all_pages<T>(
     mut fetch: impl FnMut(&Page) -> Result<Vec<T>>,
@@ -154,6 +158,12 @@ pub fn all_pages<T>(
         let part = fetch(&page)?;
         let last = part.last().map(&name);
         let full = part.len() >= page.limit as usize;
+        if all.len() + part.len() > LISTING_LIMIT {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!("the listing has more than {LISTING_LIMIT} entries"),
+            ));
+        }
         all.extend(part);
         match last {
             // A driver that repeats itself must not keep us here for ever.

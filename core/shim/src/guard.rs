@@ -73,7 +73,10 @@ pub(crate) fn run(supervisor: Pid, held: Held) -> ! {
     }
     match waitid(Id::Pid(supervisor), WaitPidFlag::WEXITED) {
         Ok(WaitStatus::Exited(_, 0)) => {}
-        status => take_over(&held, &format!("{status:?}")),
+        Ok(WaitStatus::Exited(_, driver::HUNG)) => {
+            take_over(&held, "its driver hangs", Driver::Hangs);
+        }
+        status => take_over(&held, &format!("{status:?}"), Driver::Answers),
     }
     farewell(held)
 }
@@ -110,9 +113,17 @@ fn wait(supervisor: Pid) -> Result<()> {
     }
 }
 
+/// Whether the runtime's driver can still be asked for anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Answers,
+    /// The client has been told.
+    Hangs,
+}
+
 /// The supervisor died without having put things in order: ends the container
 /// and does that.
-fn take_over(held: &Held, status: &str) {
+fn take_over(held: &Held, status: &str, driver: Driver) {
     let request = match read_request(&held.request) {
         Ok(request) => request,
         Err(error) => {
@@ -152,7 +163,11 @@ fn take_over(held: &Held, status: &str) {
             tell(&held.channel, &ToClient::Exited { exit });
         }
     }
-    let removed = remove(&request);
+    if driver == Driver::Hangs {
+        remove_planned(&request);
+        return;
+    }
+    let removed = remove(&request, &held.channel);
     if let Err(error) = &removed {
         log::error!("remove the container: {error}");
     }
@@ -164,21 +179,25 @@ fn take_over(held: &Held, status: &str) {
     );
 }
 
-fn remove(request: &ShimRequest) -> Result<()> {
-    let removed = driver::open(&request.runtime)
+fn remove(request: &ShimRequest, client: &Channel) -> Result<()> {
+    let removed = driver::open(&request.runtime, client)
         .and_then(|runtime| runtime.delete(&request.id, DeleteMode::Force));
-    if let Ok(Some(init)) = read_init(&request.state_dir) {
-        remove_cgroups(&init.cgroups);
-    }
-    // A runtime that was killed before it wrote its own state does not know
-    // of the cgroups that it had made.
-    match planned_cgroups(request) {
-        Ok(cgroups) => remove_cgroups(&cgroups),
-        Err(error) => log::warn!("{error}"),
-    }
+    remove_planned(request);
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// Removes the cgroups of a container that is dead. A runtime that was killed
+/// before it wrote its own state does not know of those that it had made.
+fn remove_planned(request: &ShimRequest) {
+    if let Ok(Some(init)) = read_init(&request.state_dir) {
+        remove_cgroups(&init.cgroups);
+    }
+    match planned_cgroups(request) {
+        Ok(cgroups) => remove_cgroups(&cgroups),
+        Err(error) => log::warn!("{error}"),
     }
 }
 

@@ -74,7 +74,7 @@ fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
             .io_context(|| "keep the container's lock")?,
         &request.state_dir.join("lock"),
     );
-    let runtime = driver::open(&request.runtime)?;
+    let runtime = driver::open(&request.runtime, &held.channel)?;
     let rootfs = Rootfs::mount(&request)?;
     match Container::start(&request, runtime.as_ref(), stdio, &held.channel) {
         Ok(container) => {

@@ -37,6 +37,10 @@ pub struct RuntimeRef {
     /// The instance's options.
     #[serde(default)]
     pub options: Map<String, Value>,
+    /// Seconds that one call into it may take; 0 is for ever, `None` the
+    /// shim's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_timeout: Option<u64>,
 }
 
 /// One container to supervise.
@@ -179,6 +183,7 @@ pub(super) mod tests {
                 root: "/r".into(),
                 state: "/s".into(),
                 options: Map::new(),
+                call_timeout: None,
             },
             terminal: false,
             state_dir: "/s/a".into(),

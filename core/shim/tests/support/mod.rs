@@ -89,6 +89,7 @@ impl World {
                     root: make("runtime-root"),
                     state: make("runtime-state"),
                     // The suite runs with any runtime of runc's command line.
+                    call_timeout: None,
                     options: std::env::var("CONTAINERKIT_TEST_RUNTIME")
                         .map(|binary| ("binary".to_owned(), Value::from(binary)))
                         .into_iter()

@@ -11,8 +11,7 @@ use containerkit::content::{BlobFilter, BlobInfo, Expected, IngestStatus};
 use containerkit::runtime::{CreateRequest, ExecRequest, StartedProcess, Stdio};
 use containerkit::snapshot::{CommitOptions, SnapshotFilter, SnapshotInfo, SnapshotKind};
 use containerkit::{
-    Error, ErrorKind, ExecFailure, LabelChanges, Labels, Mount, Page, Result, Timestamp, Usage,
-    quote,
+    Error, ErrorKind, ExecFailure, LabelChanges, Labels, Mount, Page, Result, Usage, quote,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,9 +21,11 @@ use super::value::*;
 
 /// Longer text in an error is cut.
 const TEXT_LIMIT: usize = 16 * 1024;
+/// More JSON than any answer needs.
+const JSON_LIMIT: usize = 64 << 20;
 
 /// Text that crossed, whatever bytes it holds.
-fn text_in(text: RString) -> String {
+pub(super) fn text_in(text: RString) -> String {
     let bytes: Vec<u8> = text.into_bytes().into();
     match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -32,12 +33,12 @@ fn text_in(text: RString) -> String {
     }
 }
 
-/// Text for people: one line of bounded length.
-fn line_in(text: RString) -> String {
-    let mut text = text_in(text);
-    if text.len() > TEXT_LIMIT {
-        let end = text.floor_char_boundary(TEXT_LIMIT);
-        text.truncate(end);
+/// Text for people: one line of bounded length, of which no more is copied.
+pub(super) fn line_in(text: RString) -> String {
+    let bytes = text.as_bytes();
+    let head = &bytes[..bytes.len().min(TEXT_LIMIT)];
+    let mut text = String::from_utf8_lossy(head).into_owned();
+    if bytes.len() > TEXT_LIMIT {
         text.push('…');
     }
     if text.chars().any(char::is_control) {
@@ -127,6 +128,9 @@ pub fn json_arg<T: DeserializeOwned>(text: RStr<'_>) -> Result<T> {
 
 /// JSON that a driver returned.
 pub fn json_in<T: DeserializeOwned>(text: RString) -> Result<T> {
+    if text.len() > JSON_LIMIT {
+        return Err(broken(format!("it returned {} bytes of JSON", text.len())));
+    }
     let text = text_in(text);
     serde_json::from_str(&text).map_err(|error| {
         broken(format!("it returned {} for JSON", quote(&text))).with_source(error)
@@ -217,13 +221,6 @@ pub fn usage_out(usage: Usage) -> FUsage {
     }
 }
 
-pub fn usage_in(usage: FUsage) -> Usage {
-    Usage {
-        size: usage.size,
-        inodes: usage.inodes,
-    }
-}
-
 pub fn mounts_out(mounts: Vec<Mount>) -> RVec<FMount> {
     mounts
         .into_iter()
@@ -233,28 +230,6 @@ pub fn mounts_out(mounts: Vec<Mount>) -> RVec<FMount> {
             target: mount.target.into(),
             options: mount.options.into_iter().map(RString::from).collect(),
             ext: RString::new(),
-        })
-        .collect()
-}
-
-pub fn mounts_in(mounts: RVec<FMount>) -> Result<Vec<Mount>> {
-    mounts
-        .into_iter()
-        .map(|mount| {
-            let mount = Mount {
-                fstype: text_in(mount.fstype),
-                source: text_in(mount.source),
-                target: text_in(mount.target),
-                options: mount.options.into_iter().map(text_in).collect(),
-            };
-            let nul = [&mount.fstype, &mount.source, &mount.target]
-                .into_iter()
-                .chain(&mount.options)
-                .find(|text| text.contains('\0'));
-            if let Some(text) = nul {
-                return Err(broken(format!("a mount holds a NUL: {}", quote(text))));
-            }
-            Ok(mount)
         })
         .collect()
 }
@@ -269,18 +244,6 @@ pub fn snapshot_out(info: SnapshotInfo) -> FSnapshotInfo {
         updated: info.updated.unix_nanos(),
         ext: RString::new(),
     }
-}
-
-pub fn snapshot_in(info: FSnapshotInfo) -> Result<SnapshotInfo> {
-    Ok(SnapshotInfo {
-        key: parse_in(info.key)?,
-        kind: SnapshotKind::from_code(info.kind)
-            .ok_or_else(|| broken(format!("snapshot kind {}", info.kind)))?,
-        parent: parse_optional_in(info.parent)?,
-        labels: labels_in(info.labels),
-        created: Timestamp::from_unix_nanos(info.created),
-        updated: Timestamp::from_unix_nanos(info.updated),
-    })
 }
 
 pub fn snapshot_filter_out(filter: &SnapshotFilter) -> FSnapshotFilter {
@@ -335,16 +298,6 @@ pub fn blob_out(info: BlobInfo) -> FBlobInfo {
     }
 }
 
-pub fn blob_in(info: FBlobInfo) -> Result<BlobInfo> {
-    Ok(BlobInfo {
-        digest: parse_in(info.digest)?,
-        size: info.size,
-        labels: labels_in(info.labels),
-        created: Timestamp::from_unix_nanos(info.created),
-        updated: Timestamp::from_unix_nanos(info.updated),
-    })
-}
-
 pub fn blob_filter_out(filter: &BlobFilter) -> FBlobFilter {
     FBlobFilter {
         labels: optional_labels_out(filter.labels.iter().map(|(key, value)| (key, value))),
@@ -392,18 +345,6 @@ pub fn status_out(status: IngestStatus) -> FIngestStatus {
         holder: status.holder.into(),
         ext: RString::new(),
     }
-}
-
-pub fn status_in(status: FIngestStatus) -> Result<IngestStatus> {
-    Ok(IngestStatus {
-        name: parse_in(status.name)?,
-        offset: status.offset,
-        total: status.total.into_option(),
-        expected: parse_optional_in(status.expected)?,
-        started: Timestamp::from_unix_nanos(status.started),
-        updated: Timestamp::from_unix_nanos(status.updated),
-        holder: status.holder.into_option(),
-    })
 }
 
 fn stdio_out(stdio: Stdio) -> FStdio {
@@ -478,26 +419,6 @@ pub fn started_out(process: StartedProcess) -> FStarted {
         start_time: process.start_time,
         ext: RString::new(),
     }
-}
-
-#[cfg(feature = "host")]
-pub fn started_in(process: FStarted) -> Result<StartedProcess> {
-    let pidfd = match process.pidfd {
-        -1 => None,
-        number => Some(fd::take_checked(number).ok_or_else(|| {
-            broken(format!(
-                "it returned descriptor {number}, which is not open"
-            ))
-        })?),
-    };
-    if process.pid == 0 || i32::try_from(process.pid).is_err() {
-        return Err(broken(format!("it returned pid {}", process.pid)));
-    }
-    Ok(StartedProcess {
-        pid: process.pid,
-        pidfd,
-        start_time: process.start_time,
-    })
 }
 
 /// `None` in mirror form, for an optional name in an argument.

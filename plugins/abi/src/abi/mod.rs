@@ -10,7 +10,9 @@
 //! | `convert` | contract values to mirror values and back, with checks |
 //! | `export` | a contract trait behind a mirror trait: the driver's side |
 //! | `logger` | the `log` facade forwarded: both sides |
+//! | `call`, `check` | a call from the host's side, and what came back checked |
 //! | `proxy` | a mirror trait behind a contract trait: the host's side |
+//! | `watch` | calls that do not return: the host's side |
 //! | `module` | a declaration in memory made into a checked module: the host's side |
 //!
 //! Nothing here is for a driver's author, nor for a program that loads drivers.
@@ -31,11 +33,17 @@ pub mod value;
 mod layout_tests;
 
 #[cfg(feature = "host")]
+pub mod call;
+#[cfg(feature = "host")]
+pub mod check;
+#[cfg(feature = "host")]
 pub mod context;
 #[cfg(feature = "host")]
 pub mod module;
 #[cfg(feature = "host")]
 pub mod proxy;
+#[cfg(feature = "host")]
+pub mod watch;
 
 pub use abi_stable::library::{
     __call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult,

@@ -18,13 +18,16 @@ use containerkit::{
     Snapshotter,
 };
 
+use super::call::Claim;
+use super::check::driver_in;
 use super::context::{context_out, logger_of};
 use super::convert::{error_in, json_in};
 use super::declaration::{DriverDeclaration, number};
 use super::guard::{self, catch};
 use super::mirror::*;
-use super::proxy::{Claim, Proxy};
+use super::proxy::Proxy;
 use super::value::FResult;
+use super::watch::{Subject, watched};
 
 /// The version of the ABI on this side.
 pub const VERSION: (u32, u32, u32) = (
@@ -112,9 +115,9 @@ impl Module {
     }
 
     /// What the driver of this kind says of itself.
-    pub fn info(&self, kind: DriverKind) -> Result<DriverInfo> {
-        let text: FResult<RString> = (self.0.info())(kind.bit());
-        json_in(text.into_result().map_err(error_in)?)
+    pub fn info(&self, kind: DriverKind, subject: &'static Subject) -> Result<DriverInfo> {
+        let text: FResult<RString> = watched(subject, &"info", || (self.0.info())(kind.bit()));
+        driver_in(json_in(text.into_result().map_err(error_in)?)?)
     }
 
     /// Passes this program's log level on.
@@ -122,28 +125,41 @@ impl Module {
         (self.0.set_log_level())(log::max_level() as u32);
     }
 
-    pub fn runtime(&self, context: DriverContext, claim: Claim) -> Result<Arc<dyn Runtime>> {
-        let instance = context.instance.clone();
-        let driver = open(self.0.runtime(), DriverKind::Runtime, context)?;
-        let proxy = Proxy::new(driver, &instance, |d| d.capabilities(), Some(claim))?;
+    pub fn runtime(
+        &self,
+        context: DriverContext,
+        subject: &'static Subject,
+        claim: Claim,
+    ) -> Result<Arc<dyn Runtime>> {
+        let driver = open(self.0.runtime(), DriverKind::Runtime, context, subject)?;
+        let proxy = Proxy::new(driver, subject, |d| d.capabilities(), claim)?;
         Ok(Arc::new(proxy))
     }
 
     pub fn snapshotter(
         &self,
         context: DriverContext,
+        subject: &'static Subject,
         claim: Claim,
     ) -> Result<Arc<dyn Snapshotter>> {
-        let instance = context.instance.clone();
-        let driver = open(self.0.snapshotter(), DriverKind::Snapshotter, context)?;
-        let proxy = Proxy::new(driver, &instance, |d| d.capabilities(), Some(claim))?;
+        let driver = open(
+            self.0.snapshotter(),
+            DriverKind::Snapshotter,
+            context,
+            subject,
+        )?;
+        let proxy = Proxy::new(driver, subject, |d| d.capabilities(), claim)?;
         Ok(Arc::new(proxy))
     }
 
-    pub fn content(&self, context: DriverContext, claim: Claim) -> Result<Arc<dyn ContentStore>> {
-        let instance = context.instance.clone();
-        let driver = open(self.0.content(), DriverKind::Content, context)?;
-        let proxy = Proxy::new(driver, &instance, |d| d.capabilities(), Some(claim))?;
+    pub fn content(
+        &self,
+        context: DriverContext,
+        subject: &'static Subject,
+        claim: Claim,
+    ) -> Result<Arc<dyn ContentStore>> {
+        let driver = open(self.0.content(), DriverKind::Content, context, subject)?;
+        let proxy = Proxy::new(driver, subject, |d| d.capabilities(), claim)?;
         Ok(Arc::new(proxy))
     }
 }
@@ -155,16 +171,17 @@ fn open<T>(
     constructor: ROption<extern "C" fn(FHostArc) -> FResult<T>>,
     kind: DriverKind,
     context: DriverContext,
+    subject: &'static Subject,
 ) -> Result<T> {
-    let instance = context.instance.clone();
     let constructor = constructor.into_option().ok_or_else(|| {
         Error::internal(format!(
             "it declares a {kind} and has no constructor of one"
         ))
     })?;
-    constructor(context_out(context)?)
+    let host = context_out(context)?;
+    watched(subject, &"open", || constructor(host))
         .into_result()
-        .map_err(|error| error_in(error).in_driver(instance.as_str(), "open"))
+        .map_err(|error| error_in(error).in_driver(&subject.name, "open"))
 }
 
 fn module_error(error: &LibraryError) -> String {

@@ -11,12 +11,14 @@ use containerkit::{
     InstanceName, Result, Runtime, Snapshotter,
 };
 
+use super::damage::Surroundings;
 use super::elf::{self, Declaration};
 use super::file::{self, refuse, shown};
 use super::sys;
+use crate::abi::call::Claim;
 use crate::abi::declaration::PLAIN_SIZE;
 use crate::abi::module::{Module, VERSION};
-use crate::abi::proxy::Claim;
+use crate::abi::watch::{Subject, watched};
 
 /// A version of the ABI: the package version of `containerkit-plugin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,30 +132,13 @@ impl Library {
         };
         let declaration = file::inspect(fd.as_fd(), path)?;
         check_version(path, &declaration)?;
-        let address = sys::load(fd.as_raw_fd()).map_err(|text| {
-            refuse(
-                path,
-                ErrorKind::Incompatible,
-                format!("the dynamic loader refuses it: {text}"),
-            )
-            .with_hint("see `ldd -r` of the file: it needs what this machine does not have")
-        })?;
-        // From here on the library is in memory for ever, whatever comes.
-        let kept: &'static OwnedFd = Box::leak(Box::new(fd));
-        // SAFETY: the file has as many bytes at this symbol, and the loader
-        // mapped that very file.
-        #[allow(unsafe_code)]
-        let plain = unsafe { sys::read(address, PLAIN_SIZE) };
-        if elf::declaration(&plain).as_ref() != Ok(&declaration) {
-            return Err(refuse(
-                path,
-                ErrorKind::Incompatible,
-                "its declaration in memory is not the one in the file",
-            ));
-        }
-        // SAFETY: the declaration was checked and is never unloaded.
-        #[allow(unsafe_code)]
-        let module = unsafe { Module::open(path, address) }?;
+        let before = Surroundings::now();
+        let subject = Subject::library(path);
+        let module = watched(subject, &"load", || enter(path, fd, &declaration))?;
+        let (kept, module) = module;
+        before
+            .check("it was loaded")
+            .map_err(|error| error.context(format!("driver {}", shown(path))))?;
         log::debug!(
             "driver {}: loaded, containerkit-plugin {}, {}",
             shown(path),
@@ -198,7 +183,7 @@ impl Library {
         self.check_kind(kind)?;
         let info = self
             .module
-            .info(kind)
+            .info(kind, Subject::library(&self.path))
             .map_err(|error| error.context(format!("driver {}", shown(&self.path))))?;
         if info.kind != kind {
             return Err(refuse(
@@ -212,25 +197,32 @@ impl Library {
 
     /// Opens a runtime instance.
     pub fn runtime(&self, context: DriverContext) -> Result<Arc<dyn Runtime>> {
-        let claim = self.prepare(DriverKind::Runtime, &context)?;
-        self.module
-            .runtime(context, claim)
-            .map_err(|error| self.named(error))
+        self.open(DriverKind::Runtime, context, Module::runtime)
     }
 
     /// Opens a snapshotter instance.
     pub fn snapshotter(&self, context: DriverContext) -> Result<Arc<dyn Snapshotter>> {
-        let claim = self.prepare(DriverKind::Snapshotter, &context)?;
-        self.module
-            .snapshotter(context, claim)
-            .map_err(|error| self.named(error))
+        self.open(DriverKind::Snapshotter, context, Module::snapshotter)
     }
 
     /// Opens a content-store instance.
     pub fn content(&self, context: DriverContext) -> Result<Arc<dyn ContentStore>> {
-        let claim = self.prepare(DriverKind::Content, &context)?;
-        self.module
-            .content(context, claim)
+        self.open(DriverKind::Content, context, Module::content)
+    }
+
+    fn open<T>(
+        &self,
+        kind: DriverKind,
+        context: DriverContext,
+        open: impl FnOnce(&Module, DriverContext, &'static Subject, Claim) -> Result<T>,
+    ) -> Result<T> {
+        let claim = self.prepare(kind, &context)?;
+        let subject = Subject::instance(&self.path, kind, &context);
+        let before = Surroundings::now();
+        let opened = open(&self.module, context, subject, claim);
+        before
+            .check("it was opened")
+            .and(opened)
             .map_err(|error| self.named(error))
     }
 
@@ -265,6 +257,39 @@ impl Library {
         self.module.set_log_level();
         claim(kind, context, self.fd)
     }
+}
+
+/// Lets the dynamic loader have the file, and its code run for the first time.
+fn enter(
+    path: &Path,
+    fd: OwnedFd,
+    declaration: &Declaration,
+) -> Result<(&'static OwnedFd, Module)> {
+    let address = sys::load(fd.as_raw_fd()).map_err(|text| {
+        refuse(
+            path,
+            ErrorKind::Incompatible,
+            format!("the dynamic loader refuses it: {text}"),
+        )
+        .with_hint("see `ldd -r` of the file: it needs what this machine does not have")
+    })?;
+    // From here on the library is in memory for ever, whatever comes.
+    let kept: &'static OwnedFd = Box::leak(Box::new(fd));
+    // SAFETY: the file has as many bytes at this symbol, and the loader
+    // mapped that very file.
+    #[allow(unsafe_code)]
+    let plain = unsafe { sys::read(address, PLAIN_SIZE) };
+    if elf::declaration(&plain).as_ref() != Ok(declaration) {
+        return Err(refuse(
+            path,
+            ErrorKind::Incompatible,
+            "its declaration in memory is not the one in the file",
+        ));
+    }
+    // SAFETY: the declaration was checked and is never unloaded.
+    #[allow(unsafe_code)]
+    let module = unsafe { Module::open(path, address) }?;
+    Ok((kept, module))
 }
 
 fn check_version(path: &Path, declaration: &Declaration) -> Result<()> {

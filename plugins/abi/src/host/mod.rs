@@ -1,12 +1,23 @@
 //! The loading side: file checks, the declaration read from the file, dlopen,
 //! layout check, search. `ABI.md` tells the order and why.
 
+//!
+//! [`set_default_limit`] and [`set_hook`] are the watchdog's: how long a call
+//! into a driver may take, and what is done before a program that hangs in
+//! one ends. [`Surroundings`] tells what a driver did to the process.
+
+mod damage;
 mod elf;
 mod file;
+mod last;
 mod library;
 mod search;
 mod sys;
 
+pub use crate::abi::watch::{CALL_TIMEOUT, OnHang, set_default_limit, set_hook};
+pub use damage::Surroundings;
 pub use elf::Declaration;
+pub(crate) use last::print_last;
 pub use library::{AbiVersion, Library, declaration};
 pub use search::{Tried, search};
+pub(crate) use sys::exit_now;

@@ -43,3 +43,65 @@ fn text(error: &libloading::Error) -> String {
         .source()
         .map_or_else(|| error.to_string(), ToString::to_string)
 }
+
+/// Ends the process here and now: no destructor runs, of nobody.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: it takes a number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// What a signal does in this process.
+#[derive(Clone, Copy)]
+pub(super) struct Disposition {
+    signal: i32,
+    action: libc::sigaction,
+}
+
+impl Disposition {
+    pub(super) fn signal(&self) -> i32 {
+        self.signal
+    }
+
+    /// `the default`, `ignored` or `handled`.
+    pub(super) fn name(&self) -> &'static str {
+        match self.action.sa_sigaction {
+            libc::SIG_DFL => "the default",
+            libc::SIG_IGN => "ignored",
+            _ => "handled",
+        }
+    }
+
+    /// Puts it back.
+    pub(super) fn restore(&self) {
+        // SAFETY: the action is one that the kernel gave for this signal.
+        unsafe { libc::sigaction(self.signal, &self.action, std::ptr::null_mut()) };
+    }
+}
+
+impl PartialEq for Disposition {
+    fn eq(&self, other: &Disposition) -> bool {
+        self.signal == other.signal && self.action.sa_sigaction == other.action.sa_sigaction
+    }
+}
+
+/// What all signals do.
+pub(super) fn dispositions() -> Vec<Disposition> {
+    (1..=64)
+        .filter_map(|signal| {
+            let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+            // SAFETY: it writes one sigaction, or fails for a signal that
+            // cannot be asked for.
+            let result = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+            // SAFETY: written, or zeroed, which is a value of it too.
+            let action = unsafe { action.assume_init() };
+            (result == 0).then_some(Disposition { signal, action })
+        })
+        .collect()
+}
+
+/// Whether a number is an open descriptor that a program started here gets.
+pub(super) fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: it takes two numbers; one that is not open makes it fail.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
