@@ -227,6 +227,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The version of a database of ours, 0 of one that was only begun.
 fn version(db: &Connection, path: &Path) -> Result<i64, Fail> {
+    // One state of it: another process may be making the tables right now.
+    let db = db.unchecked_transaction()?;
     let number = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let what = || format!("content database {}", path.display());
     let (application, found) = (number("application_id")?, number("user_version")?);
