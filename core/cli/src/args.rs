@@ -1,5 +1,7 @@
 //! The command line as clap sees it: names and flags, no behaviour.
 
+pub(crate) mod container;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -57,26 +59,28 @@ fn parse_level(text: &str) -> Result<LevelFilter, String> {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a command in a new container, in the foreground
-    Run(Box<RunArgs>),
+    /// Run a command in a new container
+    Run(Box<container::RunCommand>),
+    /// Make a container without starting it
+    Create(Box<RunArgs>),
+    /// Start containers that were made or have ended
+    Start(container::StartArgs),
+    /// Ask containers to end, then kill them
+    Stop(container::StopArgs),
+    /// Send a signal to containers
+    Kill(container::KillArgs),
+    /// Wait for the end of containers and print their statuses
+    Wait(container::Ids),
     /// List containers
-    Ps(PsArgs),
+    #[command(visible_alias = "ls")]
+    Ps(container::PsArgs),
     /// Show containers in full
-    Inspect {
-        /// Container names, ids or unambiguous prefixes
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
-    },
+    Inspect(container::Ids),
     /// Remove containers
     #[command(visible_alias = "rm")]
-    Delete {
-        /// Kill what still runs; what is gone already is fine
-        #[arg(short, long)]
-        force: bool,
-        /// Container names, ids or unambiguous prefixes
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
-    },
+    Delete(container::DeleteArgs),
+    /// Follow what happens to containers and images
+    Events(container::EventsArgs),
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -102,7 +106,7 @@ pub(crate) enum Command {
     },
 }
 
-/// `run`.
+/// What a new container shall be.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Remove the container when it ends
@@ -213,14 +217,6 @@ pub(crate) enum Net {
     None,
     /// The host's.
     Host,
-}
-
-/// `ps`.
-#[derive(Debug, Args)]
-pub(crate) struct PsArgs {
-    /// Those that have ended too
-    #[arg(short, long)]
-    pub(crate) all: bool,
 }
 
 /// `image`.
@@ -478,7 +474,7 @@ mod tests {
         let Command::Run(run) = cli.command else {
             panic!("not run")
         };
-        assert_eq!(run.words, ["busybox", "--root", "x", "-t"]);
-        assert!(cli.global.root.is_none() && !run.tty);
+        assert_eq!(run.make.words, ["busybox", "--root", "x", "-t"]);
+        assert!(cli.global.root.is_none() && !run.make.tty);
     }
 }

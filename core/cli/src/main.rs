@@ -9,6 +9,7 @@ mod cmd;
 mod logger;
 mod output;
 mod terminal;
+mod time;
 mod usage;
 
 use std::process::ExitCode;
@@ -82,9 +83,15 @@ fn run(cli: args::Cli) -> Result<Outcome> {
             let app = app::App::open(&global)?;
             match command {
                 Command::Run(args) => cmd::run::run(&app, *args),
+                Command::Create(args) => cmd::run::create(&app, *args),
+                Command::Start(args) => cmd::start::start(&app, args),
+                Command::Stop(args) => cmd::lifecycle::stop(&app, args),
+                Command::Kill(args) => cmd::lifecycle::kill(&app, args),
+                Command::Wait(which) => cmd::lifecycle::wait(&app, which),
                 Command::Ps(args) => cmd::container::ps(&app, args),
-                Command::Inspect { ids } => cmd::container::inspect(&app, &ids),
-                Command::Delete { force, ids } => cmd::container::delete(&app, force, &ids),
+                Command::Inspect(which) => cmd::container::inspect(&app, &which.ids),
+                Command::Delete(args) => cmd::lifecycle::delete(&app, args),
+                Command::Events(args) => cmd::events::events(&app, args),
                 Command::Image(command) => cmd::image::run(&app, command),
                 Command::Content(command) => cmd::content::run(&app, command),
                 Command::Snapshot(command) => cmd::snapshot::run(&app, command),

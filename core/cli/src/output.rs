@@ -1,6 +1,7 @@
 //! Results to stdout, errors to stderr.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
@@ -60,6 +61,13 @@ pub(crate) fn print_error_text(text: &str, hint: Option<&str>) {
     }
 }
 
+/// Whether nobody reads what is printed any more.
+pub(crate) fn reader_gone() -> bool {
+    GONE.load(Ordering::Relaxed)
+}
+
+static GONE: AtomicBool = AtomicBool::new(false);
+
 /// The first error of writing to stdout.
 static FAILED: Mutex<Option<Error>> = Mutex::new(None);
 
@@ -70,9 +78,11 @@ pub(crate) fn print_text(text: &str) {
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
-    if let Err(error) = written
-        && error.kind() != std::io::ErrorKind::BrokenPipe
-    {
+    if let Err(error) = written {
+        GONE.store(true, Ordering::Relaxed);
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return;
+        }
         let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert_with(|| Error::io("write to standard output", error));
     }
@@ -103,8 +113,15 @@ pub(crate) fn print_line(text: &str) {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::internal("write JSON").with_source(e))?;
-    // JSON leaves these as they are, and terminals obey them. They can stand
-    // in strings only, where an escape means the same.
+    let mut safe = escape_json(&text);
+    safe.push('\n');
+    print_text(&safe);
+    Ok(())
+}
+
+/// JSON leaves these as they are, and terminals obey them. They can stand in
+/// strings only, where an escape means the same.
+fn escape_json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         if c != '\n' && is_unsafe(c) {
@@ -113,6 +130,14 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
             safe.push(c);
         }
     }
+    safe
+}
+
+/// One JSON object on one line of a stream.
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string(value).map_err(|e| Error::internal("write JSON").with_source(e))?;
+    let mut safe = escape_json(&text);
     safe.push('\n');
     print_text(&safe);
     Ok(())

@@ -54,6 +54,17 @@ pub enum AfterExit {
     Remove,
 }
 
+/// Whether a container outlives a reboot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifetime {
+    /// It ends with its one run, or with the boot: nothing of it is synced.
+    #[default]
+    Ephemeral,
+    /// It can be started again, after a reboot too.
+    Durable,
+}
+
 /// A container, recorded before anything of it exists: whatever a killed
 /// command leaves behind is found from here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +85,9 @@ pub struct ContainerRecord {
     pub snapshot: Option<SnapshotKey>,
     /// Kept or removed at its end.
     pub after_exit: AfterExit,
+    /// Whether it outlives a reboot.
+    #[serde(default)]
+    pub lifetime: Lifetime,
     /// Labels that the user gave.
     pub labels: Labels,
     /// When it was recorded.

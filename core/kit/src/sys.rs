@@ -5,6 +5,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 /// `struct mount_attr` of `mount_setattr(2)`, version 0.
@@ -44,4 +45,14 @@ pub(crate) fn unshare_mounts() -> rustix::io::Result<()> {
     // SAFETY: the descriptor table stays shared (no CLONE_FILES), which is
     // what the call's contract is about.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+}
+
+/// A signal by number, 1 to 64, real-time ones among them.
+pub(crate) fn signal(number: i32) -> Option<Signal> {
+    if !(1..=64).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is a signal of Linux. It is only ever sent, where
+    // the C library's own use of the first real-time signals does not matter.
+    Some(unsafe { Signal::from_raw_unchecked(number) })
 }

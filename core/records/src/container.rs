@@ -1,6 +1,6 @@
 //! Containers.
 
-use containerkit::record::{AfterExit, ContainerRecord};
+use containerkit::record::{ContainerRecord, Lifetime};
 use containerkit::value::check_labels;
 use containerkit::{ContainerId, Digest, Error, Page, Result, quote};
 use rusqlite::{OptionalExtension, Transaction, params};
@@ -11,9 +11,9 @@ use crate::store::{Fail, Store, Sync, decode, encode, page};
 const SHOWN: u32 = 5;
 
 fn sync_of(container: &ContainerRecord) -> Sync {
-    match container.after_exit {
-        AfterExit::Keep => Sync::Full,
-        AfterExit::Remove => Sync::Normal,
+    match container.lifetime {
+        Lifetime::Durable => Sync::Full,
+        Lifetime::Ephemeral => Sync::Normal,
     }
 }
 
@@ -30,10 +30,10 @@ pub(crate) fn create(store: &Store, container: &ContainerRecord) -> Result<()> {
 pub(crate) fn update(store: &Store, container: &ContainerRecord) -> Result<()> {
     check_labels(&container.labels)?;
     let old = get(store, &container.id)?;
-    // From kept to removed is itself something to keep.
-    let sync = match old.after_exit {
-        AfterExit::Keep => Sync::Full,
-        AfterExit::Remove => sync_of(container),
+    // From durable to ephemeral is itself something to keep.
+    let sync = match old.lifetime {
+        Lifetime::Durable => Sync::Full,
+        Lifetime::Ephemeral => sync_of(container),
     };
     store.write(sync, |db| {
         if remove(db, &container.id)? == 0 {
@@ -188,13 +188,13 @@ pub(crate) fn delete(store: &Store, id: &ContainerId) -> Result<()> {
     // A damaged record can still be deleted.
     let kept = store.read(|db| {
         Ok(db
-            .prepare_cached("SELECT record ->> 'after_exit' FROM container WHERE id = ?")?
+            .prepare_cached("SELECT record ->> 'lifetime' FROM container WHERE id = ?")?
             .query_row([id.as_str()], |row| row.get::<_, Option<String>>(0))
             .optional())
     })?;
     let sync = match kept {
         Ok(None) => return Ok(()),
-        Ok(Some(Some(after))) if after == "remove" => Sync::Normal,
+        Ok(Some(Some(lifetime))) if lifetime == "ephemeral" => Sync::Normal,
         _ => Sync::Full,
     };
     store.write(sync, |db| remove(db, id).map(drop))

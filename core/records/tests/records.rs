@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 
 use common::{container, image, lease};
-use containerkit::record::{AfterExit, Records};
+use containerkit::record::{Lifetime, Records};
 use containerkit::value::all_pages;
 use containerkit::{Algorithm, ErrorKind, Page};
 use containerkit_records::SqliteRecords;
@@ -191,7 +191,7 @@ fn an_update_replaces_and_keeps_names_apart() {
     store.create_container(&one).expect("one");
     store.create_container(&container("two", "b")).expect("two");
     one.snapshot = None;
-    one.after_exit = AfterExit::Remove;
+    one.lifetime = Lifetime::Ephemeral;
     store.update_container(&one).expect("update");
     assert_eq!(store.container(&one.id).expect("get"), one);
     for taken in ["b", "two"] {

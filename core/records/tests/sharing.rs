@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{container, image};
-use containerkit::record::{AfterExit, Records};
+use containerkit::record::{Lifetime, Records};
 use containerkit::{ErrorKind, Page};
 use containerkit_records::SqliteRecords;
 
@@ -33,7 +33,7 @@ fn work(dir: &Path, worker: &str, rounds: usize) {
         let id = format!("c-{worker}-{round}");
         let mut own = container(&id, &id);
         if round % 2 == 0 {
-            own.after_exit = AfterExit::Remove;
+            own.lifetime = Lifetime::Ephemeral;
         }
         store.create_container(&own).expect("create");
         let name = format!("i-{worker}-{}", round % 3);

@@ -52,6 +52,15 @@ impl Signals {
         self.seen.get()
     }
 
+    /// Lets a poll end when a signal comes.
+    pub(crate) fn add_to<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(
+            self.streams
+                .iter()
+                .map(|(_, stream)| PollFd::new(stream, PollFlags::IN)),
+        );
+    }
+
     /// The signals that came since the last call.
     fn take(&self) -> Vec<Signal> {
         let mut buf = [0u8; 64];
@@ -188,12 +197,7 @@ fn wait(shim: &Shim, relay: Option<&Relay>, signals: &Signals) -> Result<Ready> 
         }
     }
     let polled = fds.len();
-    fds.extend(
-        signals
-            .streams
-            .iter()
-            .map(|(_, stream)| PollFd::new(stream, PollFlags::IN)),
-    );
+    signals.add_to(&mut fds);
     match poll(&mut fds, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(errno) => return Err(Error::io("wait for the container", errno)),

@@ -1,69 +1,99 @@
-//! `run`: a container in the foreground.
+//! `run` and `create`: from flags and an image to a container.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use containerkit::container::{Containers, NewContainer, RootSource};
+use containerkit::container::{Containers, Made, NewContainer, RootSource};
 use containerkit::kit::Drivers;
-use containerkit::record::AfterExit;
-use containerkit::shim::{ExitRecord, Shim, Started};
+use containerkit::record::{AfterExit, ContainerRecord, Lifetime};
 use containerkit::{Context, Error, InstanceName, IoContext, Result, fs};
 
 use crate::Outcome;
 use crate::app::{App, existing_dir};
 use crate::args::RunArgs;
-use crate::cmd::foreground::{self, Signals};
+use crate::args::container::RunCommand;
+use crate::cmd::foreground::Signals;
 use crate::cmd::options;
+use crate::cmd::start::{self, Attach};
+use crate::output;
 
-pub(crate) fn run(app: &App, args: RunArgs) -> Result<Outcome> {
+pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
-    check_files(&args)?;
-    let new = request(app, &args)?;
+    let attach = if args.detach {
+        Attach::No
+    } else if args.make.interactive {
+        Attach::WithInput
+    } else {
+        Attach::Output
+    };
+    let lifetime = match args.make.rm {
+        true => Lifetime::Ephemeral,
+        false => Lifetime::Durable,
+    };
+    let cidfile = CidFile::check(&args.make)?;
+    let new = request(app, &args.make, lifetime)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
-    let record = created.record.clone();
-    if let Some(path) = &args.cidfile {
-        let id = record.id.to_string();
-        fs::write_atomic(path, id.as_bytes(), 0o644, fs::Durability::Volatile)?;
+    cidfile.write(&created.record)?;
+    let id = created.record.id.clone();
+    let outcome = start::launch(&containers, created, attach, Made::ForThis, &signals)?;
+    if attach == Attach::No {
+        output::print_names(app.format, &[id.to_string()])?;
+        cidfile.keep();
+    } else if !args.make.rm {
+        cidfile.keep();
     }
-    let mut shim = match stdio(&args).and_then(|stdio| created.launch(stdio)) {
-        Ok(shim) => shim,
-        Err(error) => {
-            remove_cidfile(&args);
-            return Err(error);
+    Ok(outcome)
+}
+
+pub(crate) fn create(app: &App, args: RunArgs) -> Result<Outcome> {
+    let signals = Signals::catch()?;
+    let containers = containers(app)?;
+    let cidfile = CidFile::check(&args)?;
+    let new = request(app, &args, Lifetime::Durable)?;
+    containers.sweep()?;
+    let created = containers.create(new, &|| signals.interrupted())?;
+    cidfile.write(&created.record)?;
+    let record = created.keep();
+    cidfile.keep();
+    output::print_names(app.format, &[record.id.to_string()])?;
+    Ok(Outcome::Success)
+}
+
+/// `--cidfile`: removed again unless the container stays.
+struct CidFile {
+    path: Option<PathBuf>,
+    written: std::cell::Cell<bool>,
+}
+
+impl CidFile {
+    fn check(args: &RunArgs) -> Result<CidFile> {
+        check_files(args)?;
+        Ok(CidFile {
+            path: args.cidfile.clone(),
+            written: false.into(),
+        })
+    }
+
+    fn write(&self, record: &ContainerRecord) -> Result<()> {
+        if let Some(path) = &self.path {
+            let id = record.id.to_string();
+            fs::write_atomic(path, id.as_bytes(), 0o644, fs::Durability::Volatile)?;
+            self.written.set(true);
         }
-    };
-    let (started, ended) = match shim.wait_started() {
-        Ok(started) => (true, attend(&mut shim, started, &args, &signals)),
-        Err(error) => (false, Err(error)),
-    };
-    match ended {
-        Ok(exit) if args.rm => {
-            let removed = containers.remove_ended(&record, shim);
-            remove_cidfile(&args);
-            removed.context(|| format!("remove container {}", record.name))?;
-            Ok(Outcome::Status(exit.status()))
-        }
-        Ok(exit) => {
-            shim.finish()
-                .context(|| format!("end container {}", record.name))?;
-            Ok(Outcome::Status(exit.status()))
-        }
-        Err(error) => {
-            // Whatever was started is ended; the first error is the one to tell.
-            let _ = shim.signal(9);
-            if let Err(second) = containers.remove_ended(&record, shim) {
-                log::warn!("clean up container {}: {second}", record.name);
-            }
-            remove_cidfile(&args);
-            if !started {
-                return Err(error);
-            }
-            // 125 says that the container could not be started.
-            crate::output::print_error(&error);
-            Ok(Outcome::Status(1))
+        Ok(())
+    }
+
+    fn keep(&self) {
+        self.written.set(false);
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.as_ref().filter(|_| self.written.get()) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -98,51 +128,6 @@ fn check_files(args: &RunArgs) -> Result<()> {
     }
 }
 
-fn remove_cidfile(args: &RunArgs) {
-    if let Some(path) = &args.cidfile {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
-fn attend(
-    shim: &mut Shim,
-    started: Started,
-    args: &RunArgs,
-    signals: &Signals,
-) -> Result<ExitRecord> {
-    if let Some(path) = &args.pidfile {
-        let pid = started.pid.to_string();
-        fs::write_atomic(path, pid.as_bytes(), 0o644, fs::Durability::Volatile)?;
-    }
-    foreground::attend(shim, started, args.interactive, signals)
-}
-
-/// The descriptors that the container's process gets. With a terminal they
-/// serve nobody: the process gets the pty.
-fn stdio(args: &RunArgs) -> Result<[OwnedFd; 3]> {
-    let null = || -> Result<OwnedFd> {
-        let file = File::options().read(true).write(true).open("/dev/null");
-        Ok(file.io_context(|| "open /dev/null")?.into())
-    };
-    if args.tty {
-        return Ok([null()?, null()?, null()?]);
-    }
-    let own = |fd: std::os::fd::BorrowedFd<'_>| {
-        fd.try_clone_to_owned()
-            .io_context(|| "copy a standard stream")
-    };
-    let stdin = if args.interactive {
-        own(std::io::stdin().as_fd())?
-    } else {
-        null()?
-    };
-    Ok([
-        stdin,
-        own(std::io::stdout().as_fd())?,
-        own(std::io::stderr().as_fd())?,
-    ])
-}
-
 /// Containers with this command's configuration.
 pub(crate) fn containers(app: &App) -> Result<Containers> {
     let binary = std::env::current_exe().io_context(|| "find the containerkit binary")?;
@@ -174,7 +159,7 @@ pub(crate) fn containers(app: &App) -> Result<Containers> {
 }
 
 /// Flags to a request; everything is checked before anything is made.
-fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
+fn request(app: &App, args: &RunArgs, lifetime: Lifetime) -> Result<NewContainer> {
     let spec = options::spec_request(args)?;
     let labels = options::labels(args)?;
     let name = args.name.as_deref().map(str::parse).transpose()?;
@@ -198,6 +183,15 @@ fn request(app: &App, args: &RunArgs) -> Result<NewContainer> {
         } else {
             AfterExit::Keep
         },
+        lifetime,
+        open_stdin: args.interactive,
+        pidfile: args
+            .pidfile
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()
+            .io_context(|| "find the current folder")?,
+        log: BTreeMap::new(),
         labels,
     })
 }

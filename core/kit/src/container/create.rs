@@ -1,11 +1,12 @@
 //! Record, snapshot, bundle.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::image::Config as ImageConfig;
 
-use super::Containers;
+use super::{Containers, Settings};
 use crate::bundle::Bundle;
 use crate::digest::Digest;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -14,10 +15,11 @@ use crate::ids::{ContainerId, InstanceName, SnapshotKey};
 use crate::lock::{FileLock, Wait};
 use crate::mount::{Access, Mount};
 use crate::process::ProcessIdentity;
-use crate::record::{AfterExit, ContainerRecord, DriverStamp};
+use crate::record::{AfterExit, ContainerRecord, DriverStamp, Lifetime};
 use crate::reference::Reference;
 use crate::shim::RuntimeRef;
 use crate::spec::{self, SpecRequest};
+use crate::step::step;
 use crate::value::{Labels, Timestamp};
 
 /// Where a container's root file system comes from.
@@ -56,12 +58,21 @@ pub struct NewContainer {
     pub snapshotter: Option<InstanceName>,
     /// Kept or removed at its end.
     pub after_exit: AfterExit,
+    /// Whether it can be started again, after a reboot too.
+    pub lifetime: Lifetime,
+    /// Whether its standard input stays open for clients.
+    pub open_stdin: bool,
+    /// A file that gets its pid at each start, absolute.
+    pub pidfile: Option<PathBuf>,
+    /// How its output is logged: `driver`, `max-size`, `max-file`.
+    pub log: BTreeMap<String, String>,
     /// Labels that the user gave.
     pub labels: Labels,
 }
 
-/// A container that is recorded and prepared, and held by this process.
-/// Dropped without [`launch`](Created::launch), it is removed again.
+/// A container that is prepared, and held by this process. A new one that is
+/// dropped without [`launch`](Created::launch) or [`keep`](Created::keep) is
+/// removed again.
 pub struct Created {
     pub(super) containers: Containers,
     /// Whether dropping it removes the container.
@@ -106,11 +117,13 @@ impl Containers {
             snapshotter: snapshotter.as_ref().map(|opened| opened.stamp.clone()),
             snapshot: snapshot.clone(),
             after_exit: new.after_exit,
+            lifetime: new.lifetime,
             labels: new.labels.clone(),
             created: Timestamp::now(),
             creator: ProcessIdentity::of(std::process::id())?,
         };
         self.record(&record)?;
+        step("container.recorded");
         let mut created = Created {
             containers: self.clone(),
             armed: true,
@@ -141,12 +154,17 @@ impl Containers {
             (RootSource::Directory(dir), ..) => vec![Mount::bind(dir, Access::ReadWrite)],
             _ => return Err(Error::internal("an image container without a snapshotter")),
         };
+        step("container.prepared");
         check()?;
-        if new.after_exit == AfterExit::Remove {
+        if new.lifetime == Lifetime::Ephemeral {
             let mounts = std::mem::take(&mut created.mounts);
             created.mounts = mounts.into_iter().map(Mount::volatile).collect();
         }
         self.make_bundle(&created, new)?;
+        if created.record.lifetime == Lifetime::Durable {
+            self.keep_bundle(&id)?;
+        }
+        self.tell(&created.record, "create", |event| event);
         Ok(created)
     }
 
@@ -162,11 +180,12 @@ impl Containers {
         let Ok(holder) = self.records.find_container(record.name.as_str()) else {
             return Err(error);
         };
-        if holder.after_exit != AfterExit::Remove || !self.is_orphan(&holder)? {
+        let freed = self
+            .repair(&holder)
+            .context(|| format!("clean up after container {}", holder.name))?;
+        if !freed {
             return Err(error);
         }
-        self.remove(&holder, super::RemoveMode::Force)
-            .context(|| format!("clean up after container {}", holder.name))?;
         self.records.create_container(record)
     }
 
@@ -201,7 +220,28 @@ impl Containers {
                 spec::volume::populate(&root, volume)?;
             }
         }
-        Bundle::create(&request.bundle, &built.spec, &built.files).map(drop)
+        let mut settings = Settings::new(
+            request.terminal,
+            built.stop_signal,
+            new.runtime.instance.clone(),
+        );
+        settings.open_stdin = new.open_stdin;
+        settings.log = new.log;
+        settings.pidfile = new.pidfile;
+        if let RootSource::Directory(dir) = &new.source {
+            settings.rootfs = Some(dir.clone());
+        }
+        let mut files = built.files;
+        files.push(settings.to_file()?);
+        Bundle::create(&request.bundle, &built.spec, &files).map(drop)
+    }
+}
+
+impl Created {
+    /// Leaves a durable container as it is, to be started later.
+    pub fn keep(mut self) -> ContainerRecord {
+        self.armed = false;
+        self.record.clone()
     }
 }
 

@@ -1,11 +1,104 @@
 //! Hand a created container over to its shim.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use super::Containers;
 use super::create::Created;
 use crate::error::{Error, Result};
-use crate::record::AfterExit;
-use crate::shim::{PROTOCOL, Shim, ShimRequest};
+use crate::lock::{FileLock, Wait};
+use crate::mount::Mount;
+use crate::record::{AfterExit, ContainerRecord, Lifetime};
+use crate::shim::{self, PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::step::step;
+
+/// How long a shim that is ending may take.
+const SHIM_END: Duration = Duration::from_secs(20);
+
+impl Containers {
+    /// Takes a container that has ended, or was only made, for another start:
+    /// the same snapshot, the same bundle, made anew after a reboot.
+    /// `FailedPrecondition` while it runs.
+    pub fn ready(&self, record: &ContainerRecord, runtime: RuntimeRef) -> Result<Created> {
+        let status = self.status(record)?;
+        if status.is_live() {
+            return Err(Error::precondition(format!(
+                "container {} is running already",
+                record.name
+            )));
+        }
+        if record.lifetime != Lifetime::Durable || !self.is_whole(&record.id) {
+            return Err(Error::precondition(format!(
+                "container {} cannot be started again: it is being made, or is removed at its end",
+                record.name
+            )));
+        }
+        self.make_state_dir(&record.id)?;
+        let lock = FileLock::acquire(
+            &self.lock_path(&record.id),
+            &format!("container {}", record.name),
+            Wait::AtMost(SHIM_END),
+        )?;
+        // It may have been removed, or have run, while we waited.
+        let record = self.records.container(&record.id)?;
+        let settings = self.settings(&record.id)?;
+        self.restore_bundle(&record.id)?;
+        let mounts = match (&record.snapshotter, &record.snapshot) {
+            (Some(stamp), Some(key)) => self
+                .drivers
+                .snapshotter(Some(&stamp.instance))?
+                .mounts(key)?,
+            _ => self.directory(&record)?,
+        };
+        Ok(Created {
+            containers: self.clone(),
+            armed: false,
+            lock: Some(lock),
+            mounts,
+            terminal: settings.terminal,
+            runtime,
+            record,
+        })
+    }
+
+    /// The mount of a container on a folder of the host.
+    fn directory(&self, record: &ContainerRecord) -> Result<Vec<Mount>> {
+        let settings = self.settings(&record.id)?;
+        match settings.rootfs {
+            Some(dir) => Ok(vec![Mount::bind(dir, crate::mount::Access::ReadWrite)]),
+            None => Err(Error::data_loss(format!(
+                "container {} has neither a snapshot nor a folder",
+                record.name
+            ))),
+        }
+    }
+
+    /// After a start that failed: a container that was made for it goes, any
+    /// other is as it was before.
+    pub fn undo_start(&self, record: &ContainerRecord, shim: Shim, made: Made) -> Result<()> {
+        if made == Made::ForThis {
+            return self.remove_ended(record, shim);
+        }
+        let finished = shim.finish();
+        let path = self.lock_path(&record.id);
+        let what = format!("container {}", record.name);
+        let _lock = FileLock::acquire(&path, &what, Wait::AtMost(SHIM_END))?;
+        let dir = self.state_dir(&record.id);
+        if shim::read_init(&dir)?.is_none() && shim::read_exit(&dir)?.is_none() {
+            shim::clear(&dir)?;
+        }
+        finished
+    }
+}
+
+/// What a start was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A container that was made for this start.
+    ForThis,
+    /// One that was there before.
+    Before,
+}
 
 impl Created {
     /// Starts the shim, which takes the lock and the standard streams. From
@@ -23,6 +116,9 @@ impl Created {
             cleanup.clone_from(&self.containers.cleanup);
             cleanup.push(id.to_string());
         }
+        if self.record.lifetime == Lifetime::Durable {
+            self.containers.begin_run(id)?;
+        }
         let request = ShimRequest {
             version: PROTOCOL,
             id: id.clone(),
@@ -34,6 +130,7 @@ impl Created {
             cleanup,
             log_level: log::max_level().as_str().to_ascii_lowercase(),
         };
+        step("container.launch");
         // A failed launch dropped the lock, and `self` undoes the rest.
         let shim = Shim::launch(&self.containers.shim, &request, stdio, lock)?;
         self.armed = false;

@@ -10,27 +10,37 @@
 //! | module | verb |
 //! |---|---|
 //! | `create` | record, snapshot, bundle |
-//! | `launch` | hand over to the shim |
+//! | `keep` | what of a durable one outlives a reboot |
+//! | `launch` | hand over to the shim, the first time or again |
 //! | `status` | what is true of a record now |
+//! | `wait` | wait for its end, and ask for it |
+//! | `exits` | how removed ones ended |
 //! | `remove` | end and forget, whatever the state |
 //! | `repair` | find and mend what killed processes left |
 
 mod create;
+mod exits;
+mod keep;
 mod launch;
 mod remove;
 mod repair;
 mod status;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::events::{Event, EventLog};
 use crate::fs;
 use crate::ids::ContainerId;
 use crate::kit::Drivers;
-use crate::record::Records;
+use crate::record::{ContainerRecord, Records};
 
 pub use create::{Created, NewContainer, RootSource};
+pub use exits::RemovedExit;
+pub use keep::Settings;
+pub use launch::Made;
 pub use remove::RemoveMode;
 pub use status::{Status, StatusName};
 
@@ -43,6 +53,7 @@ pub struct Containers {
     records: Arc<dyn Records>,
     shim: PathBuf,
     cleanup: Vec<String>,
+    events: EventLog,
 }
 
 impl Containers {
@@ -64,12 +75,25 @@ impl Containers {
             records,
             shim,
             cleanup,
+            events: EventLog::new(state),
         }
     }
 
     /// The records.
     pub fn records(&self) -> &dyn Records {
         &*self.records
+    }
+
+    /// The log of events.
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    /// Tells of a container; `more` adds attributes.
+    pub fn tell(&self, record: &ContainerRecord, kind: &str, more: impl FnOnce(Event) -> Event) {
+        let event = Event::of_container(kind, &record.id, record.name.as_str())
+            .image(record.image.as_ref().map(ToString::to_string));
+        self.events.tell(more(event));
     }
 
     /// A container's own folder in `state`.

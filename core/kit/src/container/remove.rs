@@ -9,9 +9,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs;
 use crate::lock::{FileLock, Wait};
 use crate::mounter;
-use crate::record::ContainerRecord;
+use crate::record::{ContainerRecord, Lifetime};
 use crate::runtime::DeleteMode;
 use crate::shim;
+use crate::step::step;
 
 /// What may be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ impl Containers {
     pub fn remove(&self, record: &ContainerRecord, mode: RemoveMode) -> Result<()> {
         let lock = self.take_over(record, mode)?;
         self.end_remains(record)?;
+        step("container.remove");
         self.forget(record, lock)
     }
 
@@ -60,10 +62,32 @@ impl Containers {
         if rootfs.exists() && mounter::is_mountpoint(&rootfs)? {
             mounter::unmount(&rootfs)?;
         }
+        let exit = shim::read_exit(&dir).ok().flatten();
+        if record.lifetime == Lifetime::Durable {
+            self.unkeep(&record.id)?;
+        }
         self.remove_snapshot(record)?;
+        step("container.unsnapshot");
+        if let Some(exit) = exit {
+            self.leave_exit(record, exit)?;
+        }
         fs::remove_tree_path(&self.root_dir(&record.id))?;
-        fs::remove_tree_path(&dir)?;
+        // At once: one who comes in the middle would take an init without its
+        // exit for an unseen end.
+        let away = self
+            .state
+            .join("containers")
+            .join(format!(".{}.gone", record.id));
+        match std::fs::rename(&dir, &away) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("rename {}", dir.display()), error));
+            }
+            _ => fs::remove_tree_path(&away)?,
+        }
+        step("container.unrecord");
         self.records.delete_container(&record.id)?;
+        step("container.unrecorded");
+        self.tell(record, "delete", |event| event);
         drop(lock);
         Ok(())
     }
@@ -119,6 +143,10 @@ impl Containers {
         loop {
             if let Some(init) = shim::read_init(&dir)? {
                 init.process.signal(Signal::KILL)?;
+                if shim::read_exit(&dir)?.is_none() {
+                    // A frozen process does not die under version 1.
+                    self.thaw(record)?;
+                }
             }
             let wait = Wait::AtMost(Duration::from_millis(200));
             match FileLock::acquire(&path, &what, wait) {
@@ -135,7 +163,13 @@ impl Containers {
     /// records its exit.
     pub(super) fn end_remains(&self, record: &ContainerRecord) -> Result<()> {
         let dir = self.state_dir(&record.id);
-        shim::recover(&dir)?;
+        let exit = shim::recover(&dir)?;
+        if let Some(exit) = exit
+            && record.lifetime == Lifetime::Durable
+            && self.is_whole(&record.id)
+        {
+            self.keep_exit(&record.id, exit)?;
+        }
         // The shim wrote this before it asked the runtime for anything.
         if shim::read_intent(&dir)?.is_some() {
             // A runtime that was killed half-way may have got to any of them.
@@ -143,6 +177,10 @@ impl Containers {
             shim::kill_cgroups(&cgroups, KILL)?;
             self.delete_from_runtime(record)?;
             shim::remove_cgroups(&cgroups);
+            if shim::read_exit(&dir)?.is_none() {
+                // A start that never came to a process is none.
+                shim::clear(&dir)?;
+            }
         }
         Ok(())
     }

@@ -1,41 +1,51 @@
 //! Mend what is left when everything in charge of a container was killed.
 
-use super::{Containers, RemoveMode};
-use crate::error::{ErrorKind, Result};
+use super::{Containers, RemoveMode, Status};
+use crate::error::Result;
 use crate::ids::ContainerId;
-use crate::lock::{FileLock, Wait};
-use crate::record::{AfterExit, ContainerRecord};
-use crate::shim;
+use crate::lock;
+use crate::record::{AfterExit, ContainerRecord, Lifetime};
 use crate::value::Page;
 
 /// So many records one look takes in, whatever there is.
 const LOOK: u32 = 8;
 
 impl Containers {
-    /// Ends and removes, or ends and records the exit of, a container that
-    /// nobody is in charge of any more. Whether it was removed.
+    /// The state of a container after [`repair`](Containers::repair); `None`
+    /// when that removed it.
+    pub fn look(&self, record: &ContainerRecord) -> Result<Option<Status>> {
+        match self.repair(record) {
+            Ok(true) => return Ok(None),
+            Ok(false) => {}
+            Err(error) => log::warn!("repair container {}: {error}", record.name),
+        }
+        self.status(record).map(Some)
+    }
+
+    /// Removes a container that is half made or that its end should have
+    /// removed, when nobody is in charge of it any more; ends and records the
+    /// exit of any other. Whether it was removed.
     pub fn repair(&self, record: &ContainerRecord) -> Result<bool> {
-        if !self.is_orphan(record)? {
+        if lock::is_held(&self.lock_path(&record.id))? {
             return Ok(false);
         }
-        if record.after_exit == AfterExit::Remove {
-            return self.remove(record, RemoveMode::Force).map(|()| true);
-        }
-        let dir = self.state_dir(&record.id);
-        if shim::read_exit(&dir)?.is_some() || !dir.exists() {
-            return Ok(false);
-        }
-        let what = format!("container {}", record.name);
-        match FileLock::acquire(&self.lock_path(&record.id), &what, Wait::No) {
-            Ok(lock) => {
-                self.end_remains(record)?;
-                drop(lock);
-                Ok(false)
+        let abandoned = match record.lifetime {
+            Lifetime::Durable if self.is_whole(&record.id) => {
+                let ended = self.status(record)?.exit.is_some();
+                ended && record.after_exit == AfterExit::Remove
             }
-            // Somebody else is at it.
-            Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
-            Err(error) => Err(error),
+            Lifetime::Durable => record.creator.open()?.is_none(),
+            Lifetime::Ephemeral if record.creator.open()?.is_some() => false,
+            Lifetime::Ephemeral if record.after_exit == AfterExit::Remove => true,
+            Lifetime::Ephemeral => {
+                self.status(record)?;
+                false
+            }
+        };
+        if abandoned {
+            self.remove(record, RemoveMode::Force)?;
         }
+        Ok(abandoned)
     }
 
     /// Repairs what it finds among a few records, chosen by lot: ids are

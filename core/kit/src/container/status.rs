@@ -3,11 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Containers;
-use crate::error::Result;
-use crate::lock;
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::lock::{self, FileLock, Wait};
 use crate::process::ProcessIdentity;
-use crate::record::ContainerRecord;
+use crate::record::{ContainerRecord, Lifetime};
 use crate::shim::{self, ExitRecord};
+
+/// The file in a container's state folder while it is frozen.
+const PAUSED: &str = "paused";
 
 /// One word for a container's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,40 +52,116 @@ pub struct Status {
     pub exit: Option<ExitRecord>,
 }
 
-impl Containers {
-    /// The state of a container, without asking its runtime.
-    pub fn status(&self, record: &ContainerRecord) -> Result<Status> {
-        let dir = self.state_dir(&record.id);
-        if let Some(exit) = shim::read_exit(&dir)? {
-            return Ok(Status {
-                name: StatusName::Stopped,
-                init: None,
-                exit: Some(exit),
-            });
-        }
-        let init = shim::read_init(&dir)?;
-        let name = if !lock::is_held(&self.lock_path(&record.id))? {
-            match record.creator.open()? {
-                Some(_) => StatusName::Created,
-                None => StatusName::Unknown,
-            }
-        } else if init.is_some() {
-            StatusName::Running
-        } else {
-            StatusName::Created
-        };
-        let init = init
-            .map(|init| init.process)
-            .filter(|_| name == StatusName::Running);
-        Ok(Status {
+impl Status {
+    fn new(name: StatusName) -> Status {
+        Status {
             name,
-            init,
+            init: None,
             exit: None,
-        })
+        }
     }
 
-    /// Whether nobody is in charge of a container any more.
-    pub(super) fn is_orphan(&self, record: &ContainerRecord) -> Result<bool> {
-        Ok(!lock::is_held(&self.lock_path(&record.id))? && record.creator.open()?.is_none())
+    pub(super) fn stopped(exit: ExitRecord) -> Status {
+        Status {
+            exit: Some(exit),
+            ..Status::new(StatusName::Stopped)
+        }
+    }
+
+    /// Whether its process is there, frozen or not.
+    pub fn is_live(&self) -> bool {
+        matches!(self.name, StatusName::Running | StatusName::Paused)
+    }
+}
+
+impl Containers {
+    /// The state of a container, without asking its runtime. What everything
+    /// in charge of it left when it was killed is ended first, and its exit
+    /// recorded, so that every process sees one answer.
+    pub fn status(&self, record: &ContainerRecord) -> Result<Status> {
+        if let Some(status) = self.observe(record)? {
+            return Ok(status);
+        }
+        if let Err(error) = self.settle(record) {
+            log::warn!("container {}: {error}", record.name);
+        }
+        let found = self.observe(record)?;
+        Ok(found.unwrap_or_else(|| Status::new(StatusName::Unknown)))
+    }
+
+    /// `None`: there was or is a process, and nobody is in charge of it.
+    fn observe(&self, record: &ContainerRecord) -> Result<Option<Status>> {
+        let dir = self.state_dir(&record.id);
+        // First this: a shim writes the exit before it frees the lock.
+        let held = lock::is_held(&self.lock_path(&record.id))?;
+        if let Some(exit) = shim::read_exit(&dir)? {
+            return Ok(Some(Status::stopped(exit)));
+        }
+        if held {
+            return Ok(Some(match shim::read_init(&dir)? {
+                Some(init) => Status {
+                    init: Some(init.process),
+                    ..Status::new(if dir.join(PAUSED).exists() {
+                        StatusName::Paused
+                    } else {
+                        StatusName::Running
+                    })
+                },
+                None => self.at_rest(record)?,
+            }));
+        }
+        if dir.join("init.json").exists() || shim::read_intent(&dir)?.is_some() {
+            return Ok(None);
+        }
+        self.at_rest(record).map(Some)
+    }
+
+    /// The state of one that has no process.
+    fn at_rest(&self, record: &ContainerRecord) -> Result<Status> {
+        if record.lifetime == Lifetime::Durable && self.is_whole(&record.id) {
+            return Ok(match self.last_exit(&record.id)? {
+                Some(exit) => Status::stopped(exit),
+                None => Status::new(StatusName::Created),
+            });
+        }
+        let making =
+            lock::is_held(&self.lock_path(&record.id))? || record.creator.open()?.is_some();
+        Ok(Status::new(if making {
+            StatusName::Created
+        } else {
+            StatusName::Unknown
+        }))
+    }
+
+    /// Thaws a container past its runtime, so that a signal reaches it.
+    pub(super) fn thaw(&self, record: &ContainerRecord) -> Result<()> {
+        let dir = self.state_dir(&record.id);
+        if let Some(init) = shim::read_init(&dir)? {
+            for cgroup in &init.cgroups {
+                for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                    let path = cgroup.join(file);
+                    if path.exists() {
+                        std::fs::write(&path, word)
+                            .io_context(|| format!("write {}", path.display()))?;
+                    }
+                }
+            }
+        }
+        let _ = std::fs::remove_file(dir.join(PAUSED));
+        Ok(())
+    }
+
+    /// Ends what a killed shim left of a container and records its exit;
+    /// nothing when somebody is in charge of it.
+    pub(super) fn settle(&self, record: &ContainerRecord) -> Result<()> {
+        let what = format!("container {}", record.name);
+        match FileLock::acquire(&self.lock_path(&record.id), &what, Wait::No) {
+            Ok(_lock) => self.end_remains(record),
+            // Somebody else is at it, or it is gone.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code)]
 
 use containerkit::process::ProcessIdentity;
-use containerkit::record::{AfterExit, ContainerRecord, DriverStamp, ImageRecord, LeaseRecord};
+use containerkit::record::{
+    AfterExit, ContainerRecord, DriverStamp, ImageRecord, LeaseRecord, Lifetime,
+};
 use containerkit::{Algorithm, Labels, Timestamp};
 
 pub(crate) fn image(name: &str, data: &str) -> ImageRecord {
@@ -38,6 +40,7 @@ pub(crate) fn container(id: &str, name: &str) -> ContainerRecord {
         snapshotter: Some(stamp("overlay")),
         snapshot: Some(id.parse().expect("key")),
         after_exit: AfterExit::Keep,
+        lifetime: Lifetime::Durable,
         labels: Labels::new(),
         created: Timestamp::now(),
         creator: ProcessIdentity::of(std::process::id()).expect("self"),

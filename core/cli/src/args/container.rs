@@ -1,0 +1,109 @@
+//! The commands on containers.
+
+use clap::Args;
+
+use super::RunArgs;
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunCommand {
+    /// Print the id once it runs, and leave it running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) make: RunArgs,
+}
+
+/// Containers to do something with.
+#[derive(Debug, Args)]
+pub(crate) struct Ids {
+    /// Container names, ids or unambiguous prefixes
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+}
+
+/// `start`.
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Stay with it: its output here, its status in the end
+    #[arg(short, long)]
+    pub(crate) attach: bool,
+    /// Pass standard input too; implies --attach
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) which: Ids,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Seconds before it is killed
+    #[arg(
+        short,
+        long = "time",
+        visible_alias = "timeout",
+        value_name = "SECS",
+        default_value_t = 10
+    )]
+    pub(crate) time: u64,
+    #[command(flatten)]
+    pub(crate) which: Ids,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// Name or number of the signal
+    #[arg(short, long, value_name = "SIG", default_value = "KILL")]
+    pub(crate) signal: String,
+    #[command(flatten)]
+    pub(crate) which: Ids,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Kill what still runs; what is gone already is fine
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) which: Ids,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Those that do not run too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// status=, name=, label=KEY[=VALUE], id=, ancestor=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// Only the ids
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Ids in full
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Only the N that were made last, in whatever state
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// From then on: RFC 3339, seconds since 1970, or an age such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// type=, container=, image=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// End after what has happened so far
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+}
