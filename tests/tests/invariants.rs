@@ -243,6 +243,8 @@ const STAR: &[(&str, &[&str])] = &[
 const STAR_OF_TESTS: &[(&str, &[&str])] = &[
     ("containerkit-plugin", &["containerkit-conformance"]),
     ("containerkit-conformance", &[]),
+    // What is written into an upper folder is seen through overlay.
+    ("containerkit-image", &["containerkit-overlay"]),
 ];
 
 #[test]

@@ -10,7 +10,11 @@
 //! has its name, a folder is merged with a folder, a whiteout hides what lower
 //! layers hold and never what its own layer adds, in whatever order they come.
 
+mod below;
+mod blind;
 mod meta;
+mod settle;
+mod stack;
 mod tree;
 mod whiteout;
 
@@ -28,6 +32,11 @@ use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::reader::Reader;
 use crate::show;
 use tree::{Dir, Tree, join};
+
+pub(crate) use below::Below;
+pub(crate) use blind::{Blind, blind};
+pub(crate) use settle::{Settled, settle};
+pub(crate) use stack::Stack;
 
 /// What becomes of a whiteout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,23 +95,26 @@ pub fn apply(
     root: BorrowedFd<'_>,
     options: &ApplyOptions,
 ) -> Result<Applied> {
-    let mut reader = Reader::new(layer, &options.limits);
-    let mut extractor = Extractor {
-        tree: Tree::new(root, options.whiteouts)?,
-        form: options.whiteouts,
-        buffer: vec![0; 256 << 10],
+    run(layer, root, options, None).0
+}
+
+/// As [`apply`], with what was taken for granted where `below` is given.
+fn run(
+    layer: &mut dyn Read,
+    root: BorrowedFd<'_>,
+    options: &ApplyOptions,
+    below: Option<Below>,
+) -> (Result<Applied>, Option<Below>) {
+    let mut extractor = match Tree::new(root, options.whiteouts, below) {
+        Ok(tree) => Extractor {
+            tree,
+            form: options.whiteouts,
+            buffer: vec![0; 256 << 10],
+        },
+        Err(error) => return (Err(error), None),
     };
-    while let Some(entry) = reader.next()? {
-        extractor
-            .entry(&entry, &mut reader)
-            .context(|| format!("entry {}", show(&entry.path)))?;
-    }
-    extractor.tree.finish()?;
-    reader.drain()?;
-    Ok(Applied {
-        entries: reader.entries(),
-        bytes: reader.position(),
-    })
+    let applied = extractor.all(Reader::new(layer, &options.limits));
+    (applied, extractor.tree.into_below())
 }
 
 struct Extractor<'a> {
@@ -149,6 +161,19 @@ fn c_name(name: &[u8]) -> Result<CString> {
 }
 
 impl Extractor<'_> {
+    fn all(&mut self, mut reader: Reader<&mut dyn Read>) -> Result<Applied> {
+        while let Some(entry) = reader.next()? {
+            self.entry(&entry, &mut reader)
+                .context(|| format!("entry {}", show(&entry.path)))?;
+        }
+        self.tree.finish()?;
+        reader.drain()?;
+        Ok(Applied {
+            entries: reader.entries(),
+            bytes: reader.position(),
+        })
+    }
+
     fn entry(&mut self, entry: &Entry, data: &mut Reader<&mut dyn Read>) -> Result<()> {
         let path = clean_name(&entry.path)?;
         if path.is_empty() {
@@ -206,6 +231,9 @@ impl Extractor<'_> {
     fn root_entry(&mut self, entry: &Entry) -> Result<()> {
         let root = self.tree.root()?;
         meta::directory(&root, entry, meta::Existing::Yes)?;
+        if let Some(below) = &mut self.tree.below {
+            below.root_told = true;
+        }
         self.tree.set_time(&[], entry.mtime)
     }
 
@@ -216,25 +244,36 @@ impl Extractor<'_> {
         name: &CString,
         path: &[u8],
     ) -> Result<()> {
-        let existing = match mkdir(parent, name) {
+        let existing = match mkdir(parent, name, entry) {
             Ok(()) => meta::Existing::No,
             Err(Errno::EXIST) => match self.tree.kind(parent, name)? {
                 Some(FileType::Directory) => meta::Existing::Yes,
                 _ => {
                     self.remove(parent, name, path)?;
-                    mkdir(parent, name).io_context(|| "make the folder")?;
+                    mkdir(parent, name, entry).io_context(|| "make the folder")?;
                     meta::Existing::Replaced
                 }
             },
             Err(errno) => return Err(Error::io("make the folder", errno)),
         };
-        let dir = tree::open_dir(parent, name)?;
-        meta::directory(&dir, entry, existing)?;
+        let dir = Dir {
+            fd: tree::open_dir(parent, name)?,
+            path: path.to_vec(),
+        };
+        meta::directory(&dir.fd, entry, existing)?;
         if existing == meta::Existing::Replaced && self.form == WhiteoutForm::Overlay {
             // What it replaces, a whiteout among them, hid the lower folder.
             whiteout::make_opaque(&dir)?;
         }
-        self.tree.set_time(path, entry.mtime)
+        if let Some(below) = &mut self.tree.below {
+            below.told(&parent.path, path)?;
+            if existing == meta::Existing::Replaced {
+                below.close(path)?;
+            }
+        }
+        self.tree.set_time(path, entry.mtime)?;
+        self.tree.opened(dir);
+        Ok(())
     }
 
     fn file(
@@ -248,7 +287,7 @@ impl Extractor<'_> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self.replace(parent, name, path, || {
-            rustix::fs::openat(&parent.fd, name, flags, Mode::from_raw_mode(0o600))
+            rustix::fs::openat(&parent.fd, name, flags, meta::at_first(entry))
         })?;
         let mut file = std::fs::File::from(fd);
         match &entry.sparse {
@@ -295,24 +334,33 @@ impl Extractor<'_> {
         name: &CString,
         path: &[u8],
     ) -> Result<()> {
-        let missing = || {
-            Error::invalid(format!(
+        let missing = |tree: &mut Tree<'_>| match &mut tree.below {
+            Some(below) => below.unsure("a hard link leads into the layers below"),
+            None => Error::invalid(format!(
                 "the target {} of this hard link is not in the image",
                 show(&entry.link)
-            ))
+            )),
         };
         // The target is resolved as a path in the image, where `..` stops at
         // the root.
         let target = tree::clamp(&entry.link);
         if target.is_empty() {
-            return Err(missing());
+            return Err(missing(&mut self.tree));
         }
         let (target_parent, target_name) = split(&target);
-        let target_parent = self.tree.find(target_parent)?.ok_or_else(missing)?;
+        let Some(target_parent) = self.tree.find(target_parent)? else {
+            return Err(missing(&mut self.tree));
+        };
         let target_path = join(&target_parent.path, target_name);
         let target_name = c_name(target_name)?;
         match self.tree.kind(&target_parent, &target_name)? {
-            None => return Err(missing()),
+            None => return Err(missing(&mut self.tree)),
+            Some(FileType::CharacterDevice)
+                if self.form == WhiteoutForm::Overlay
+                    && tree::is_whiteout(&target_parent.fd, &target_name)? =>
+            {
+                return Err(missing(&mut self.tree));
+            }
             Some(FileType::Directory) => {
                 return Err(Error::invalid(format!(
                     "the target {} of this hard link is a folder",
@@ -332,7 +380,7 @@ impl Extractor<'_> {
             )
         })
         .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => missing(),
+            ErrorKind::NotFound => missing(&mut self.tree),
             _ => error.context("make the hard link"),
         })
     }
@@ -375,8 +423,8 @@ impl Extractor<'_> {
     }
 }
 
-fn mkdir(parent: &Dir, name: &CString) -> rustix::io::Result<()> {
-    rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700))
+fn mkdir(parent: &Dir, name: &CString, entry: &Entry) -> rustix::io::Result<()> {
+    rustix::fs::mkdirat(&parent.fd, name, meta::at_first(entry))
 }
 
 /// A descriptor that can be listed and changed, of a folder known by another.

@@ -3,6 +3,8 @@
 use containerkit::Digest;
 
 /// A step of an import or an unpacking. Never promised, and only for display.
+///
+/// Events of different layers come from different threads, mixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -18,7 +20,17 @@ pub enum Event {
         /// The blob.
         digest: Digest,
     },
-    /// A layer is being unpacked.
+    /// Another process unpacks this layer: its result is waited for and shared.
+    Waiting {
+        /// The layer's place, from 1.
+        layer: usize,
+        /// How many there are.
+        layers: usize,
+        /// The process, as far as it is known.
+        pid: Option<u32>,
+    },
+    /// A layer is being unpacked. A second one for the same layer begins it
+    /// anew, for it needs the layers below after all.
     Unpacking {
         /// The layer's place, from 1.
         layer: usize,
@@ -26,8 +38,24 @@ pub enum Event {
         layers: usize,
         /// The uncompressed layer's digest.
         diff_id: Digest,
+        /// The blob's size in bytes.
+        size: u64,
     },
-    /// A layer is unpacked, or was already.
+    /// So far, at most some ten times a second for each layer.
+    Progress {
+        /// The layer's place, from 1.
+        layer: usize,
+        /// Bytes of the blob that are read.
+        read: u64,
+        /// Uncompressed bytes that are applied.
+        bytes: u64,
+    },
+    /// What was written is being made durable.
+    Syncing {
+        /// How many layers it is.
+        layers: usize,
+    },
+    /// A layer is unpacked and durable, or was already.
     Unpacked {
         /// The layer's place, from 1.
         layer: usize,
@@ -37,6 +65,9 @@ pub enum Event {
         bytes: u64,
     },
 }
+
+/// Whoever watches, from whatever thread.
+pub type Watcher<'a> = &'a (dyn Fn(Event) + Sync);
 
 /// A receiver that ignores everything.
 pub fn ignore(_: Event) {}

@@ -12,6 +12,7 @@
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
 
 pub mod apply;
+mod cancel;
 mod document;
 pub mod event;
 pub mod import;
@@ -22,7 +23,8 @@ pub mod resolve;
 pub mod unpack;
 
 pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
-pub use event::Event;
+pub use cancel::Cancel;
+pub use event::{Event, Watcher};
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
 pub use platform::PlatformChoice;

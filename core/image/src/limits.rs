@@ -14,6 +14,8 @@ pub struct Limits {
     /// Uncompressed bytes for each compressed one, counted once the stream
     /// has grown past [`Limits::RATIO_FLOOR`].
     pub ratio: u64,
+    /// Layers of one image: what the kernel's overlay can stack.
+    pub layers: usize,
 }
 
 impl Limits {
@@ -29,6 +31,7 @@ impl Default for Limits {
             metadata: 1 << 20,
             bytes: 256 << 30,
             ratio: 200,
+            layers: containerkit::mounter::OVERLAY_LAYERS,
         }
     }
 }

@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::cell::Cell;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use containerkit::process::ProcessIdentity;
@@ -83,10 +83,10 @@ fn three_layers_become_a_chain() {
     assert_eq!(bed.locks(), 0);
 
     // Again: nothing is written.
-    let written = Cell::new(0);
+    let written = AtomicU64::new(0);
     let progress = |event: Event| {
         if let Event::Unpacked { entries, .. } = event {
-            written.set(written.get() + entries);
+            written.fetch_add(entries, Ordering::Relaxed);
         }
     };
     let mut options = bed.options();
@@ -95,7 +95,7 @@ fn three_layers_become_a_chain() {
         unpack(&bed.store, &*bed.snapshots, &image, &options).unwrap(),
         Some(top)
     );
-    assert_eq!(written.get(), 0);
+    assert_eq!(written.into_inner(), 0);
 }
 
 #[test]
@@ -314,13 +314,13 @@ fn what_died_over_another_image_is_removed_too() {
 fn one_flight_for_one_chain() {
     let bed = Bed::new();
     let image = bed.image(&simple().0);
-    let written = std::sync::atomic::AtomicU64::new(0);
+    let written = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 let progress = |event: Event| {
                     if let Event::Unpacked { entries, .. } = event {
-                        written.fetch_add(entries, std::sync::atomic::Ordering::Relaxed);
+                        written.fetch_add(entries, Ordering::Relaxed);
                     }
                 };
                 let mut options = bed.options();

@@ -46,10 +46,25 @@ fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
     )
 }
 
+/// The mode to make a file or folder with: what chown would clear comes later.
+pub(super) fn at_first(entry: &Entry) -> Mode {
+    Mode::from_raw_mode(entry.mode & 0o777)
+}
+
+/// Looking is cheap and changing is not, and most files come out right: but
+/// umask, setgid parents, default ACLs and mount options all have their say.
 fn chown_and_chmod(fd: impl AsFd, entry: &Entry) -> Result<()> {
-    let (uid, gid) = owner(entry);
-    rustix::fs::fchown(&fd, uid, gid).io_context(|| "set the owner")?;
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).io_context(|| "set the mode")
+    let found = rustix::fs::fstat(&fd).io_context(|| "stat it")?;
+    let owned = (found.st_uid, found.st_gid) == (entry.uid, entry.gid);
+    if !owned {
+        let (uid, gid) = owner(entry);
+        rustix::fs::fchown(&fd, uid, gid).io_context(|| "set the owner")?;
+    }
+    // chown clears some bits.
+    if !owned || found.st_mode & 0o7777 != entry.mode {
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).io_context(|| "set the mode")?;
+    }
+    Ok(())
 }
 
 pub(super) fn file(file: &std::fs::File, entry: &Entry) -> Result<()> {
@@ -74,18 +89,22 @@ pub(super) fn directory(fd: &OwnedFd, entry: &Entry, existing: Existing) -> Resu
 /// Symlinks, devices and fifos: nothing that may be opened for real.
 pub(super) fn special(parent: &Dir, name: &CString, entry: &Entry) -> Result<()> {
     let (uid, gid) = owner(entry);
-    rustix::fs::chownat(&parent.fd, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-        .io_context(|| "set the owner")?;
-    let fd = rustix::fs::openat(
-        &parent.fd,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .io_context(|| "open it")?;
-    // Through /proc the descriptor itself is changed, whatever has the name.
-    let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let found =
+        rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).io_context(|| "stat it")?;
+    if (found.st_uid, found.st_gid) != (entry.uid, entry.gid) {
+        rustix::fs::chownat(&parent.fd, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .io_context(|| "set the owner")?;
+    }
     if entry.kind != EntryKind::Symlink {
+        let fd = rustix::fs::openat(
+            &parent.fd,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .io_context(|| "open it")?;
+        // Through /proc the descriptor itself is changed, whatever has the name.
+        let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
         rustix::fs::chmod(&itself, Mode::from_raw_mode(entry.mode))
             .io_context(|| "set the mode")?;
         set_xattrs(entry, |key, value| {
@@ -112,7 +131,7 @@ pub(super) fn special(parent: &Dir, name: &CString, entry: &Entry) -> Result<()>
 
 /// Overlay's own attributes describe a lower layer to the kernel: from an
 /// image they would forge whiteouts and redirects.
-fn is_overlays(name: &[u8]) -> bool {
+pub(super) fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
@@ -158,20 +177,35 @@ fn refused(name: &[u8], errno: Errno) -> Error {
 /// A layer's folder entry is the whole truth of its attributes: what a lower
 /// layer set and this one does not goes. Attributes of the system stay.
 fn drop_xattrs(fd: &OwnedFd, entry: &Entry) -> Result<()> {
+    drop_others(fd, |name| entry.xattrs.contains_key(name))
+}
+
+/// Labels that the system's policy puts on whatever is made.
+fn is_systems(name: &[u8]) -> bool {
+    name.starts_with(b"system.") && !name.starts_with(b"system.posix_acl_")
+        || [&b"selinux"[..], b"ima", b"evm", b"apparmor"]
+            .iter()
+            .any(|label| name.strip_prefix(b"security.") == Some(label))
+        || name.starts_with(b"security.SMACK")
+}
+
+fn xattr_names(fd: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+    // The kernel's limit of a list.
     let mut names = vec![0u8; 64 << 10];
     let length = match rustix::fs::flistxattr(fd, &mut names[..]) {
         Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(Errno::OPNOTSUPP) => 0,
         Err(errno) => return Err(Error::io("list extended attributes", errno)),
     };
-    for name in names[..length].split(|b| *b == 0) {
-        let ours = name.starts_with(b"user.")
-            || name.starts_with(b"trusted.")
-            || name == b"system.posix_acl_access"
-            || name == b"system.posix_acl_default";
-        if !ours || is_overlays(name) || entry.xattrs.contains_key(name) {
-            continue;
-        }
+    let names = names[..length].split(|b| *b == 0);
+    Ok(names
+        .filter(|name| !name.is_empty() && !is_systems(name) && !is_overlays(name))
+        .map(<[u8]>::to_vec)
+        .collect())
+}
+
+fn drop_others(fd: &OwnedFd, keep: impl Fn(&[u8]) -> bool) -> Result<()> {
+    for name in xattr_names(fd)?.iter().filter(|name| !keep(name)) {
         match rustix::fs::fremovexattr(fd, c_name(name)?.as_c_str()) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(errno) => {
@@ -183,4 +217,25 @@ fn drop_xattrs(fd: &OwnedFd, entry: &Entry) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a folder look like another: owner, attributes, mode and times.
+pub(super) fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+    let stat = rustix::fs::fstat(from).io_context(|| "stat a folder")?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(to, Some(uid), Some(gid)).io_context(|| "set the owner")?;
+    let names = xattr_names(from)?;
+    drop_others(to, |name| names.iter().any(|kept| kept == name))?;
+    // The kernel's limit of a value.
+    let mut value = vec![0u8; if names.is_empty() { 0 } else { 64 << 10 }];
+    for name in &names {
+        let key = c_name(name)?;
+        let length = rustix::fs::fgetxattr(from, key.as_c_str(), &mut value[..])
+            .map_err(|errno| refused(name, errno))?;
+        rustix::fs::fsetxattr(to, key.as_c_str(), &value[..length], XattrFlags::empty())
+            .map_err(|errno| refused(name, errno))?;
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    rustix::fs::fchmod(to, mode).io_context(|| "set the mode")?;
+    rustix::fs::futimens(to, &super::tree::times_of(from)?).io_context(|| "set the time")
 }

@@ -12,11 +12,13 @@ use containerkit::{Error, IoContext, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::below::Below;
 use super::{WhiteoutForm, c_name, reopen};
 use crate::limits::exhausted;
 
-/// Descriptors kept open. Layers come folder by folder, so few are enough.
-const CACHED: usize = 64;
+/// Descriptors kept open, beside those of the folders above the last. Layers
+/// come folder by folder, so few are enough.
+const CACHED: usize = 32;
 /// Bytes of folder names that are kept for their times.
 const NAMES: usize = 512 << 20;
 /// What the kernel follows in one path.
@@ -48,6 +50,8 @@ pub(super) struct Tree<'a> {
     times: BTreeMap<Vec<u8>, Timestamps>,
     names: usize,
     form: WhiteoutForm,
+    /// When the layers below are not to be seen.
+    pub(super) below: Option<Below>,
 }
 
 pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
@@ -58,6 +62,11 @@ pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     }
     path.extend_from_slice(name);
     path
+}
+
+/// Whether a folder's path lies on the way to another.
+fn is_above(folder: &[u8], path: &[u8]) -> bool {
+    folder.is_empty() || path.starts_with(folder) && path.get(folder.len()) == Some(&b'/')
 }
 
 /// A path without empty and `.` components, `..` stopping at the root. Unlike
@@ -78,11 +87,17 @@ pub(super) fn clamp(path: &[u8]) -> Vec<u8> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Make,
+    /// To hide something in it that may be below: made where it may be below.
+    MakeToHide,
     Report,
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, form: WhiteoutForm) -> Result<Tree<'a>> {
+    pub(super) fn new(
+        root: BorrowedFd<'a>,
+        form: WhiteoutForm,
+        below: Option<Below>,
+    ) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root).io_context(|| "stat the root folder")?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Err(Error::invalid("the root to apply to is not a folder"));
@@ -96,7 +111,16 @@ impl<'a> Tree<'a> {
             times: BTreeMap::new(),
             names: 0,
             form,
+            below,
         })
+    }
+
+    /// What was taken for granted.
+    pub(super) fn into_below(mut self) -> Option<Below> {
+        let mut below = self.below.take()?;
+        let bare = below.implied.keys().filter(|path| !self.is_added(path));
+        below.bare = bare.cloned().collect();
+        Some(below)
     }
 
     /// The root itself, open for changing.
@@ -122,6 +146,12 @@ impl<'a> Tree<'a> {
         Ok(dir)
     }
 
+    /// The folder in which something is to be hidden, made without being the
+    /// layer's; `None` when there is nothing that could be hidden.
+    pub(super) fn make_to_hide(&mut self, path: &[u8]) -> Result<Option<Rc<Dir>>> {
+        self.cached(path, Missing::MakeToHide)
+    }
+
     /// The folder at a cleaned path, if there is one.
     pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Rc<Dir>>> {
         self.cached(path, Missing::Report)
@@ -134,30 +164,29 @@ impl<'a> Tree<'a> {
         let Some(dir) = self.walk(path, missing)?.map(Rc::new) else {
             return Ok(None);
         };
-        if self.cache.len() >= CACHED {
-            self.cache.clear();
-        }
-        self.cache.insert(path.to_vec(), dir.clone());
+        self.keep(path, dir.clone());
         Ok(Some(dir))
     }
 
-    /// `openat2` that follows no symlink at all: what it opens is where the
-    /// path says.
-    fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let path = if path.is_empty() { b"." } else { path };
-        for _ in 0..128 {
-            match rustix::fs::openat2(
-                self.root,
-                path,
-                flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-            ) {
-                Err(Errno::AGAIN | Errno::INTR) => continue,
-                result => return result,
+    /// A folder was opened at its own path: what comes next is often in it.
+    pub(super) fn opened(&mut self, dir: Dir) {
+        let path = dir.path.clone();
+        self.keep(&path, Rc::new(dir));
+    }
+
+    fn keep(&mut self, path: &[u8], dir: Rc<Dir>) {
+        if self.cache.len() >= CACHED {
+            self.cache.retain(|known, _| is_above(known, path));
+            // Nobody nests folders so deep but to use up descriptors.
+            if self.cache.len() >= CACHED {
+                self.cache.clear();
             }
         }
-        Err(Errno::AGAIN)
+        self.cache.insert(path.to_vec(), dir);
+    }
+
+    fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        open_beneath(self.root, path, flags)
     }
 
     /// Resolves a path as `RESOLVE_IN_ROOT` would, keeping the path without
@@ -239,18 +268,32 @@ impl<'a> Tree<'a> {
                         above.push(identity(&here.fd)?);
                         here = self.mkdir(&here, &name, next)?;
                         if self.form == WhiteoutForm::Overlay {
-                            super::whiteout::make_opaque(&here.fd)?;
+                            super::whiteout::make_opaque(&here)?;
+                        }
+                        if let Some(below) = &mut self.below {
+                            below.close(&here.path)?;
                         }
                     }
                     _ => return Ok(None),
                 },
                 // As text, what goes into a missing folder and out again
                 // stays where it was.
-                Err(Errno::NOENT) if leaves_again(&mut parts) => {}
-                Err(Errno::NOENT) if missing == Missing::Make => {
+                Err(Errno::NOENT) if leaves_again(&mut parts) => {
+                    if let Some(below) = &mut self.below {
+                        return Err(below.unsure("a path leaves a folder of the layers below"));
+                    }
+                }
+                Err(Errno::NOENT) if missing == Missing::MakeToHide && self.is_closed(&here) => {
+                    return Ok(None);
+                }
+                Err(Errno::NOENT) if missing != Missing::Report => {
                     self.changing(&here)?;
                     above.push(identity(&here.fd)?);
+                    let parent = std::mem::take(&mut here.path);
                     here = self.mkdir(&here, &name, next)?;
+                    if let Some(below) = &mut self.below {
+                        below.implied(&parent, &here.path)?;
+                    }
                 }
                 Err(Errno::NOENT) => return Ok(None),
                 Err(errno) => return Err(failed(errno)),
@@ -270,6 +313,12 @@ impl<'a> Tree<'a> {
         Ok(Dir { fd, path })
     }
 
+    /// Whether it is known that a folder shows nothing of the layers below.
+    fn is_closed(&self, dir: &Dir) -> bool {
+        let below = self.below.as_ref();
+        below.is_some_and(|below| below.closed.contains(&dir.path))
+    }
+
     /// The kind of a name in a folder, nothing followed.
     pub(super) fn kind(&self, parent: &Dir, name: &CString) -> Result<Option<FileType>> {
         match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -286,6 +335,9 @@ impl<'a> Tree<'a> {
             Some(FileType::Directory) => {
                 self.cache.clear();
                 self.times.remove(path);
+                if let Some(below) = &mut self.below {
+                    below.removed(path);
+                }
                 let below = join(path, b"");
                 let stale: Vec<Vec<u8>> = self
                     .times
@@ -330,17 +382,7 @@ impl<'a> Tree<'a> {
         if self.times.contains_key(&dir.path) {
             return Ok(());
         }
-        let stat = rustix::fs::fstat(&dir.fd).io_context(|| "stat a folder")?;
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: stat.st_atime as i64,
-                tv_nsec: stat.st_atime_nsec as _,
-            },
-            last_modification: Timespec {
-                tv_sec: stat.st_mtime as i64,
-                tv_nsec: stat.st_mtime_nsec as _,
-            },
-        };
+        let times = times_of(&dir.fd)?;
         self.remember(&dir.path, times)
     }
 
@@ -379,6 +421,55 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
+}
+
+/// `openat2` of a folder that follows no symlink at all: what it opens is
+/// where the path says.
+pub(super) fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    for _ in 0..128 {
+        match rustix::fs::openat2(
+            root,
+            path,
+            flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Whether a name is a whiteout in overlay's form.
+pub(super) fn is_whiteout(parent: impl AsFd, name: &CStr) -> Result<bool> {
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0,
+        ),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(Error::io("stat", errno)),
+    }
+}
+
+/// A file's times, to be given back.
+pub(super) fn times_of(fd: impl AsFd) -> Result<Timestamps> {
+    let stat = rustix::fs::fstat(fd).io_context(|| "stat a folder")?;
+    Ok(Timestamps {
+        last_access: Timespec {
+            tv_sec: stat.st_atime as i64,
+            tv_nsec: stat.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime as i64,
+            tv_nsec: stat.st_mtime_nsec as _,
+        },
+    })
 }
 
 /// Puts the components of a path before those that are left, as far as the

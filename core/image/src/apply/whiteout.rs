@@ -1,6 +1,6 @@
 //! Whiteouts: OCI image-spec `layer.md`, "Whiteouts".
 
-use std::os::fd::OwnedFd;
+use std::ffi::{CStr, CString};
 
 use containerkit::{Error, IoContext, Result};
 use rustix::fs::{FileType, Mode, XattrFlags};
@@ -11,6 +11,8 @@ use super::{Extractor, WhiteoutForm, c_name};
 
 const PREFIX: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Overlay's mark of a folder that hides what is below it.
+pub(super) const OPAQUE_XATTR: &CStr = c"trusted.overlay.opaque";
 /// What AUFS keeps for itself.
 const AUFS: &[u8] = b".wh..wh.";
 
@@ -54,26 +56,50 @@ impl Extractor<'_> {
                 }
                 Ok(())
             }
-            WhiteoutForm::Overlay => {
-                let dir = self.tree.make(parent)?;
-                match self.tree.kind(&dir, &name)? {
-                    None => {
-                        self.tree.changing(&dir)?;
-                        rustix::fs::mknodat(
-                            &dir.fd,
-                            &name,
-                            FileType::CharacterDevice,
-                            Mode::empty(),
-                            rustix::fs::makedev(0, 0),
-                        )
-                        .io_context(|| "make the whiteout")
-                    }
-                    Some(FileType::Directory) => make_opaque(&open_dir(&dir, &name)?),
-                    // A file of this layer hides the lower one by itself.
-                    Some(_) => Ok(()),
-                }
-            }
+            WhiteoutForm::Overlay => self.hide_below(parent, hidden, &name),
         }
+    }
+
+    fn hide_below(&mut self, parent: &[u8], hidden: &[u8], name: &CString) -> Result<()> {
+        let Some(dir) = self.tree.make_to_hide(parent)? else {
+            return Ok(());
+        };
+        let path = join(&dir.path, hidden);
+        match self.tree.kind(&dir, name)? {
+            None => {}
+            // Made on the way of another whiteout: nobody put it there.
+            Some(FileType::Directory) if !self.tree.is_added(&path) => {
+                self.tree.changing(&dir)?;
+                self.tree.remove(&dir, name, &path)?;
+            }
+            Some(FileType::Directory) => {
+                make_opaque(&Dir {
+                    fd: open_dir(&dir, name)?,
+                    path: path.clone(),
+                })?;
+                return match &mut self.tree.below {
+                    Some(below) => below.close(&path),
+                    None => Ok(()),
+                };
+            }
+            // A file of this layer hides the lower one by itself.
+            Some(_) => return Ok(()),
+        }
+        if let Some(below) = &mut self.tree.below {
+            if below.closed.contains(&dir.path) {
+                return Ok(());
+            }
+            below.whiteout(&path)?;
+        }
+        self.tree.changing(&dir)?;
+        rustix::fs::mknodat(
+            &dir.fd,
+            name,
+            FileType::CharacterDevice,
+            Mode::empty(),
+            rustix::fs::makedev(0, 0),
+        )
+        .io_context(|| "make the whiteout")
     }
 
     fn opaque(&mut self, path: &[u8]) -> Result<()> {
@@ -83,8 +109,14 @@ impl Extractor<'_> {
                 None => Ok(()),
             },
             WhiteoutForm::Overlay => {
-                let dir = self.tree.make(path)?;
-                make_opaque(&super::reopen(&dir.fd).io_context(|| "open the folder")?)
+                let Some(dir) = self.tree.make_to_hide(path)? else {
+                    return Ok(());
+                };
+                make_opaque(&dir)?;
+                match &mut self.tree.below {
+                    Some(below) => below.close(&dir.path),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -117,8 +149,9 @@ impl Extractor<'_> {
 }
 
 /// Hides from overlay what lower layers have in this folder.
-pub(super) fn make_opaque(dir: &OwnedFd) -> Result<()> {
-    match rustix::fs::fsetxattr(dir, c"trusted.overlay.opaque", b"y", XattrFlags::empty()) {
+pub(super) fn make_opaque(dir: &Dir) -> Result<()> {
+    let fd = super::reopen(&dir.fd).io_context(|| "open the folder")?;
+    match rustix::fs::fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty()) {
         Err(Errno::OPNOTSUPP) => Err(Error::precondition(
             "the file system of the snapshots has no trusted extended attributes",
         )),

@@ -162,6 +162,7 @@ pub(crate) struct Stream {
     digest: Option<Digest>,
     failed: Option<Error>,
     compression: Compression,
+    taken: Arc<AtomicU64>,
 }
 
 impl Stream {
@@ -173,6 +174,7 @@ impl Stream {
     ) -> Result<Stream> {
         let source = Expansion::new(source, limits)?;
         let compression = source.compression;
+        let taken = source.compressed.clone();
         let (sender, parts) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("inflate".into())
@@ -186,12 +188,18 @@ impl Stream {
             digest: None,
             failed: None,
             compression,
+            taken,
         })
     }
 
     /// What the source is compressed with.
     pub(crate) fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// Bytes of the source that were taken so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Reads to the end; the digest of everything that came out.

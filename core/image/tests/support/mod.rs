@@ -5,6 +5,7 @@
 pub mod images;
 pub mod imports;
 pub mod store;
+pub mod trees;
 
 use std::os::fd::AsFd;
 use std::path::Path;
