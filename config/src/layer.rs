@@ -84,9 +84,8 @@ fn entries<'a, 'd>(table: &'a DeTable<'d>) -> Vec<(&'a str, Range<usize>, &'a It
     list
 }
 
-/// Reads one document.
-pub(crate) fn parse(source: &Source) -> Result<Layer> {
-    let document = DeTable::parse(&source.text).map_err(|error| {
+fn document(source: &Source) -> Result<Spanned<DeTable<'_>>> {
+    DeTable::parse(&source.text).map_err(|error| {
         let end = source.text.len();
         let why: String = error
             .message()
@@ -95,7 +94,12 @@ pub(crate) fn parse(source: &Source) -> Result<Layer> {
             .take(300)
             .collect();
         source.fail(error.span().unwrap_or(end..end), why)
-    })?;
+    })
+}
+
+/// Reads one document.
+pub(crate) fn parse(source: &Source) -> Result<Layer> {
+    let document = document(source)?;
     let reader = Reader { source };
     let top = entries(document.get_ref());
     // First, since a newer format may have any keys.
@@ -119,6 +123,16 @@ pub(crate) fn parse(source: &Source) -> Result<Layer> {
         }
     }
     Ok(layer)
+}
+
+/// A document that is a driver's options alone.
+pub(crate) fn parse_options(source: &Source) -> Result<Map<String, Value>> {
+    let document = document(source)?;
+    let reader = Reader { source };
+    let options = entries(document.get_ref()).into_iter();
+    options
+        .map(|(key, _, value)| Ok((key.to_owned(), reader.json(key, value)?)))
+        .collect()
 }
 
 /// A level as files, flags and variables write it.

@@ -49,7 +49,7 @@ mod suggest;
 
 pub use config::{Config, Defaults, Flags, Instance};
 pub use drivers::LoadedDrivers;
-pub use options::check_options;
+pub use options::{check_options, read_options};
 pub use resolve::Resolved;
 pub use source::Origin;
 pub use status::{DriverStatus, Problem, Status, Trace, check};

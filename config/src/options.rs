@@ -1,9 +1,21 @@
 //! A driver's options against its schema.
 
+use std::path::Path;
+
 use containerkit::{DriverInfo, DriverKind, Error, InstanceName, Result, quote};
 
+use serde_json::{Map, Value};
+
 use crate::config::Instance;
+use crate::layer::parse_options;
+use crate::source::Source;
 use crate::suggest;
+
+/// The options of a driver in a TOML file of their own.
+pub fn read_options(path: &Path) -> Result<Map<String, Value>> {
+    let path = std::path::absolute(path).map_err(|e| Error::io("find the current folder", e))?;
+    parse_options(&Source::read(&path)?)
+}
 
 /// Refuses options that the driver does not have or whose type is wrong, with
 /// the place of the first one in its file.

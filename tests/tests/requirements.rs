@@ -43,12 +43,12 @@ fn every_case_is_a_requirement_and_every_requirement_a_case() {
             let words = cells.next()?.trim_end_matches(" |").to_owned();
             Some((id, words))
         })
-        .filter(|(id, _)| !id.starts_with("DRV-G-"))
         .collect();
     for (id, words) in &wanted {
         assert_eq!(told.get(id), Some(words), "{id} in ABI.md");
     }
-    for id in told.keys() {
+    // What holds for every driver cannot all be seen from outside.
+    for id in told.keys().filter(|id| !id.starts_with("DRV-G-")) {
         assert!(wanted.contains_key(id), "{id} has no case");
     }
 }

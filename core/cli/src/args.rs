@@ -5,6 +5,7 @@ pub(crate) mod container;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use containerkit::DriverKind;
 use log::LevelFilter;
 
 use crate::output::Format;
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// Configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The child process of `driver check`
+    #[command(name = crate::cmd::driver::CHILD, hide = true)]
+    DriverChild,
     /// Versions of the command and the driver ABI
     Version,
     /// Folders, drivers and defaults in use
@@ -434,6 +438,26 @@ pub(crate) enum DriverCommand {
     },
     /// Show every path tried for every configured driver
     Trace,
+    /// Run the conformance suite on a driver, in a child process
+    Check(DriverCheckArgs),
+}
+
+/// `driver check`.
+#[derive(Debug, Args)]
+pub(crate) struct DriverCheckArgs {
+    /// Instance, with its options, or path, in every kind that it declares
+    #[arg(value_name = "NAME|PATH")]
+    pub(crate) target: String,
+    /// Of several kinds, this one; with JSON several are an array
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<DriverKind>,
+    /// TOML file of the driver's options, laid over an instance's own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) options: Option<PathBuf>,
+    /// How long one case may take
+    #[arg(long, value_name = "SECONDS", default_value = "60",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
 }
 
 /// `config`.

@@ -78,6 +78,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
     match cli.command {
         Command::Version => cmd::system::version(global.format),
         Command::Completion { shell } => cmd::system::completion(shell),
+        Command::DriverChild => cmd::driver::child::run(),
         Command::Config(command) => cmd::config::run(&global, command),
         command => {
             let app = app::App::open(&global)?;
@@ -97,9 +98,10 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Snapshot(command) => cmd::snapshot::run(&app, command),
                 Command::Driver(command) => cmd::driver::run(&app, command),
                 Command::Info => cmd::system::info(&app),
-                Command::Version | Command::Completion { .. } | Command::Config(_) => {
-                    Err(Error::internal("handled above"))
-                }
+                Command::Version
+                | Command::Completion { .. }
+                | Command::DriverChild
+                | Command::Config(_) => Err(Error::internal("handled above")),
             }
         }
     }

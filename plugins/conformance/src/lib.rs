@@ -7,6 +7,7 @@
 //! left out.
 
 pub mod content;
+pub mod driver;
 pub mod runtime;
 pub mod snapshot;
 

@@ -1,4 +1,5 @@
-//! `driver`: what is configured, what loads, and why something does not.
+//! `driver ls`, `inspect`, `trace`: what is configured, what loads, and why
+//! something does not.
 
 use std::path::Path;
 
@@ -9,19 +10,10 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::app::App;
-use crate::args::DriverCommand;
 use crate::output::{self, Format};
 
-pub(crate) fn run(app: &App, command: DriverCommand) -> Result<Outcome> {
-    match command {
-        DriverCommand::Ls => ls(app),
-        DriverCommand::Inspect { target } => inspect(app, &target),
-        DriverCommand::Trace => trace(app),
-    }
-}
-
 /// One line a driver. A failed one is told of, and fails no listing.
-fn ls(app: &App) -> Result<Outcome> {
+pub(super) fn ls(app: &App) -> Result<Outcome> {
     let all = app.drivers.status_all();
     if app.format == Format::Json {
         output::print_json(&all)?;
@@ -61,8 +53,16 @@ fn ls(app: &App) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
+/// The error for a name that nothing has, with the names that there are.
+pub(super) fn not_configured(app: &App, name: &str) -> Error {
+    let keys = app.config.instances.keys();
+    let known: Vec<String> = keys.map(|(kind, name)| format!("{kind} {name}")).collect();
+    Error::not_found(format!("driver instance {name} is not configured"))
+        .with_hint(format!("configured: {}", known.join(", ")))
+}
+
 /// A value with a slash is a path; a bare one is an instance's name.
-fn inspect(app: &App, target: &str) -> Result<Outcome> {
+pub(super) fn inspect(app: &App, target: &str) -> Result<Outcome> {
     let (library, statuses) = if target.contains('/') {
         let path = std::path::absolute(Path::new(target))
             .map_err(|e| Error::io("find the current folder", e))?;
@@ -76,16 +76,7 @@ fn inspect(app: &App, target: &str) -> Result<Outcome> {
             .filter(|s| s.instance == name)
             .collect();
         let Some(kind) = statuses.first().map(|s| s.kind) else {
-            let known: Vec<String> = app
-                .config
-                .instances
-                .keys()
-                .map(|(kind, name)| format!("{kind} {name}"))
-                .collect();
-            return Err(
-                Error::not_found(format!("driver instance {name} is not configured"))
-                    .with_hint(format!("configured: {}", known.join(", "))),
-            );
+            return Err(not_configured(app, name.as_str()));
         };
         let resolved = app.drivers.resolve(kind, &name)?;
         (
@@ -144,7 +135,7 @@ fn inspect(app: &App, target: &str) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn trace(app: &App) -> Result<Outcome> {
+pub(super) fn trace(app: &App) -> Result<Outcome> {
     let mut report = Vec::new();
     for (trace, status) in app
         .drivers
