@@ -346,3 +346,64 @@ fn events_tell_all_in_order() {
     std::io::Read::read_to_string(&mut follower.stdout.take().unwrap(), &mut followed).unwrap();
     assert!(followed.contains("\"type\":\"delete\""), "{followed}");
 }
+
+#[test]
+fn stats_and_top_tell_what_runs() {
+    let kit = Kit::with_busybox();
+    let script = "dd if=/dev/zero of=/tmp/x bs=1M count=8 2>/dev/null; while :; do :; done";
+    let limits = ["--memory", "64m", "--pids-limit", "20"];
+    let args = [&limits[..], &["--name", "s", "busybox", "sh", "-c", script]].concat();
+    run_detached(&kit, &args);
+    std::thread::sleep(Duration::from_millis(500));
+    let found = kit
+        .run(["stats", "--no-stream", "--format", "json", "s"])
+        .ok()
+        .json();
+    let stats = &found[0];
+    assert_eq!(
+        (stats["name"].as_str(), stats["memory_limit"].as_u64()),
+        (Some("s"), Some(64 << 20))
+    );
+    assert_eq!(stats["pids_limit"], 20);
+    assert!(stats["cpu_percent"].as_f64().unwrap() > 1.0, "{stats}");
+    assert!(stats["memory_usage"].as_u64().unwrap() > 1 << 20, "{stats}");
+    assert_eq!(
+        (&stats["pids"], &stats["oom_kills"]),
+        (&1.into(), &0.into()),
+        "{stats}"
+    );
+    let table = kit.run(["stats", "--no-stream"]).ok().stdout;
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(!table.contains('\u{1b}'), "{table:?}");
+
+    let pid = row(&kit, "s")["pid"].as_u64().unwrap();
+    let top = kit.run(["--format", "json", "top", "s"]).ok().json();
+    assert_eq!(top[0]["pid"], pid);
+    assert!(
+        top[0]["args"].as_str().unwrap().starts_with("sh -c dd"),
+        "{top}"
+    );
+    let top = kit.run(["top", "s", "-o", "user,nspid,comm"]).ok().stdout;
+    let lines: Vec<Vec<&str>> = top
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines, [["USER", "NSPID", "COMMAND"], ["root", "1", "sh"]]);
+    kit.run(["top", "s", "-o", "nosuch"])
+        .refused(1, &["nosuch"]);
+    kit.run(["kill", "s"]).ok();
+    kit.run(["wait", "s"]);
+    kit.run(["top", "s"]).refused(1, &["s", "stopped"]);
+    kit.run(["stats", "--no-stream", "s"])
+        .refused(1, &["s", "stopped"]);
+    assert_eq!(
+        kit.run(["stats", "--no-stream"])
+            .ok()
+            .stdout
+            .lines()
+            .count(),
+        1
+    );
+    kit.run(["delete", "s"]).ok();
+    kit.assert_clean();
+}

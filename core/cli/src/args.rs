@@ -80,6 +80,10 @@ pub(crate) enum Command {
     /// Remove containers
     #[command(visible_alias = "rm")]
     Delete(container::DeleteArgs),
+    /// Show what running containers use
+    Stats(container::StatsArgs),
+    /// List the processes of a container
+    Top(container::TopArgs),
     /// Follow what happens to containers and images
     Events(container::EventsArgs),
     /// Images

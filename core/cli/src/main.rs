@@ -92,6 +92,8 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Ps(args) => cmd::container::ps(&app, args),
                 Command::Inspect(which) => cmd::container::inspect(&app, &which.ids),
                 Command::Delete(args) => cmd::lifecycle::delete(&app, args),
+                Command::Stats(args) => cmd::stats::stats(&app, args),
+                Command::Top(args) => cmd::top::top(&app, args),
                 Command::Events(args) => cmd::events::events(&app, args),
                 Command::Image(command) => cmd::image::run(&app, command),
                 Command::Content(command) => cmd::content::run(&app, command),

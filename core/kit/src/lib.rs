@@ -13,6 +13,7 @@
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`], [`events`] | what the kit remembers; what happened |
+//! | [`stats`] | counters and processes of a running container |
 //! | [`shim`] | the supervisor of one container, from outside |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
@@ -38,6 +39,7 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
+pub mod stats;
 pub mod step;
 mod sys;
 pub mod value;

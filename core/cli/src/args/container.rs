@@ -107,3 +107,29 @@ pub(crate) struct EventsArgs {
     #[arg(long)]
     pub(crate) no_stream: bool,
 }
+
+/// `stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// One look, and the end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Container names, ids or unambiguous prefixes; all that run without any
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Container name, id or unambiguous prefix
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// As for ps(1): -o COLUMNS, -ef, aux
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PS OPTION"
+    )]
+    pub(crate) options: Vec<String>,
+}

@@ -56,7 +56,7 @@ pub(crate) fn ps(app: &App, args: PsArgs) -> Result<Outcome> {
 }
 
 /// Every container with its state; what should be gone is removed.
-fn looked_at(containers: &Containers) -> Result<Vec<(ContainerRecord, Status)>> {
+pub(crate) fn looked_at(containers: &Containers) -> Result<Vec<(ContainerRecord, Status)>> {
     let records = containers.records();
     let all = all_pages(
         |page| records.containers(page),

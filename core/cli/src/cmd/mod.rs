@@ -14,4 +14,6 @@ pub(crate) mod options;
 pub(crate) mod run;
 pub(crate) mod snapshot;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod system;
+pub(crate) mod top;
