@@ -15,6 +15,7 @@ use containerkit_records::SqliteRecords;
 
 use crate::args::Global;
 use crate::output::Format;
+use crate::progress::Progress;
 
 /// A command's surroundings. Stores and drivers open when first asked for.
 pub(crate) struct App {
@@ -125,6 +126,7 @@ impl App {
         store: &dyn ContentStore,
         snapshotter: &Opened<dyn Snapshotter>,
         image: &Image,
+        progress: &Progress,
     ) -> Result<Option<containerkit::SnapshotKey>> {
         fs::ensure_dir(&self.config.state, 0o711)?;
         let locks = self
@@ -133,7 +135,10 @@ impl App {
             .join("locks")
             .join(snapshotter.stamp.instance.as_str());
         fs::ensure_dir(&locks, 0o700)?;
-        let options = UnpackOptions::new(locks);
+        let watch = |event| progress.event(event);
+        let mut options = UnpackOptions::new(locks);
+        options.cancel = progress.cancel.clone();
+        options.progress = &watch;
         containerkit_image::unpack(store, &*snapshotter.driver, image, &options)
     }
 }

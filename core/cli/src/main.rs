@@ -8,6 +8,7 @@ mod args;
 mod cmd;
 mod logger;
 mod output;
+mod progress;
 mod terminal;
 mod time;
 mod usage;

@@ -15,6 +15,13 @@ pub enum Event {
         /// Its size in bytes.
         size: u64,
     },
+    /// So far, at most some ten times a second.
+    StoringProgress {
+        /// The blob.
+        digest: Digest,
+        /// Bytes that are stored.
+        bytes: u64,
+    },
     /// A blob is stored, or was already.
     Stored {
         /// The blob.
@@ -48,6 +55,16 @@ pub enum Event {
         /// Bytes of the blob that are read.
         read: u64,
         /// Uncompressed bytes that are applied.
+        bytes: u64,
+    },
+    /// A layer is written whole and is what it should be. It is neither durable
+    /// nor committed.
+    Applied {
+        /// The layer's place, from 1.
+        layer: usize,
+        /// Entries that were written.
+        entries: u64,
+        /// Uncompressed bytes.
         bytes: u64,
     },
     /// What was written is being made durable.

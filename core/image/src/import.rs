@@ -17,6 +17,7 @@ mod folder;
 mod layout;
 mod source;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use containerkit::content::{self, ContentStore, Expected};
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Context as _, Digest, Error, ErrorKind, IngestRef, Labels, Result};
 
+use crate::cancel::Cancel;
 use crate::event::Event;
 use crate::limits::Limits;
 use crate::platform::PlatformChoice;
@@ -43,6 +45,8 @@ pub struct ImportOptions {
     pub limits: Limits,
     /// How long to wait for another process that stores the same blob.
     pub wait: Duration,
+    /// Ends it early; what is stored of a blob is gone on from by the next.
+    pub cancel: Cancel,
 }
 
 impl ImportOptions {
@@ -53,6 +57,7 @@ impl ImportOptions {
             platform: Some(PlatformChoice::host()),
             limits: Limits::default(),
             wait: Duration::from_secs(60),
+            cancel: Cancel::default(),
         }
     }
 }
@@ -209,7 +214,7 @@ impl Target<'_> {
     /// Stores a stream, waiting while another process stores the same.
     fn ingest(
         &self,
-        data: &mut dyn std::io::Read,
+        data: &mut dyn Read,
         digest: &Digest,
         size: u64,
         labels: &Labels,
@@ -220,14 +225,23 @@ impl Target<'_> {
             digest: Some(digest.clone()),
         };
         let deadline = Instant::now() + self.options.wait;
+        let mut data = Watched {
+            data,
+            digest,
+            bytes: 0,
+            told: Instant::now(),
+            target: self,
+        };
         loop {
-            match content::ingest(self.store, &name, &expected, labels, data) {
+            self.options.cancel.check()?;
+            match content::ingest(self.store, &name, &expected, labels, &mut data) {
                 Ok(_) => return Ok(()),
                 // Nothing was read yet: the ref is taken before the data.
                 Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 Err(error) => {
+                    self.options.cancel.check()?;
                     // Bytes that are wrong are nothing to go on from.
                     if error.kind() == ErrorKind::FailedPrecondition
                         && let Err(error) = self.store.abort(&name)
@@ -252,6 +266,32 @@ impl Target<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A blob's data on the way into the store.
+struct Watched<'a> {
+    data: &'a mut dyn Read,
+    digest: &'a Digest,
+    bytes: u64,
+    told: Instant,
+    target: &'a Target<'a>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let cancel = &self.target.options.cancel;
+        cancel.check().map_err(std::io::Error::other)?;
+        let read = self.data.read(buf)?;
+        self.bytes += read as u64;
+        if self.told.elapsed() >= Duration::from_millis(100) {
+            self.told = Instant::now();
+            (self.target.progress)(Event::StoringProgress {
+                digest: self.digest.clone(),
+                bytes: self.bytes,
+            });
+        }
+        Ok(read)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::Outcome;
 use crate::app::{App, descriptor, existing_dir, platform_choice};
 use crate::args::ImageCommand;
 use crate::output::{self, Format, human_size};
+use crate::progress::{Progress, Stderr};
 
 pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
     match command {
@@ -36,7 +37,14 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
             platform,
         } => {
             let record = app.image(&name)?;
-            unpack(app, &record, snapshotter.as_deref(), platform.as_deref())?;
+            let progress = Progress::new(app.format, Stderr::Own)?;
+            unpack(
+                app,
+                &record,
+                snapshotter.as_deref(),
+                platform.as_deref(),
+                &progress,
+            )?;
             Ok(Outcome::Success)
         }
         ImageCommand::Mount {
@@ -65,8 +73,10 @@ fn import(
     containerkit::fs::ensure_dir(&scratch, 0o700)?;
     let mut options = ImportOptions::new(scratch);
     options.platform = unpack_too.then(|| choice.clone());
-    let ignore = containerkit_image::event::ignore;
-    let imported = containerkit_image::import(&*store.driver, path, &options, &ignore)?;
+    let progress = Progress::new(app.format, Stderr::Own)?;
+    options.cancel = progress.cancel.clone();
+    let watch = |event| progress.event(event);
+    let imported = containerkit_image::import(&*store.driver, path, &options, &watch)?;
     let named = names(path, imported, name)?;
     let now = Timestamp::now();
     let mut records = Vec::new();
@@ -88,7 +98,7 @@ fn import(
             let target = descriptor(record)?;
             let fits = containerkit_image::offers(&*store.driver, &target, &choice)?;
             if fits || records.len() == 1 {
-                unpack(app, record, None, platform)?;
+                unpack(app, record, None, platform, &progress)?;
             } else {
                 log::warn!(
                     "image {}: not unpacked, it is for another platform",
@@ -176,10 +186,11 @@ fn unpack(
     record: &ImageRecord,
     snapshotter: Option<&str>,
     platform: Option<&str>,
+    progress: &Progress,
 ) -> Result<Option<SnapshotKey>> {
     let (store, image) = app.resolve(record, platform)?;
     let snapshotter = app.snapshotter(snapshotter)?;
-    app.unpack(&*store.driver, &snapshotter, &image)
+    app.unpack(&*store.driver, &snapshotter, &image, progress)
         .context(|| format!("unpack {}", record.name))
 }
 
@@ -367,7 +378,9 @@ fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result
         )));
     }
     let record = app.image(name)?;
-    let top = unpack(app, &record, snapshotter, None)?;
+    let progress = Progress::new(app.format, Stderr::Own)?;
+    let top = unpack(app, &record, snapshotter, None, &progress)?;
+    progress.cancel.check()?;
     let snapshotter = app.snapshotter(snapshotter)?;
     let key = mount_key(&dir)?;
     let mut labels = Labels::new();

@@ -16,6 +16,7 @@ use crate::cmd::foreground::Signals;
 use crate::cmd::options;
 use crate::cmd::start::{self, Attach};
 use crate::output;
+use crate::progress::{Progress, Stderr};
 
 pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
     let signals = Signals::catch()?;
@@ -201,8 +202,9 @@ fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<Roo
     let record = app.image(typed)?;
     let (store, image) = app.resolve(&record, None)?;
     let snapshotter = app.snapshotter(snapshotter)?;
+    let progress = Progress::new(app.format, Stderr::Shared)?;
     let top = app
-        .unpack(&*store.driver, &snapshotter, &image)
+        .unpack(&*store.driver, &snapshotter, &image, &progress)
         .context(|| format!("unpack {}", record.name))?;
     Ok(RootSource::Image {
         name: record.name,

@@ -1,8 +1,8 @@
 //! What a layer or an archive is compressed with, told from its first bytes.
 //!
-//! A [`Stream`] inflates on a thread of its own, hashes what comes out, and
-//! hands it over in a bounded queue, so that inflating and writing files run
-//! side by side in a few megabytes.
+//! A [`Stream`] inflates on one thread and hashes what comes out on a second,
+//! and hands it over in a bounded queue, so that inflating, hashing and writing
+//! files run side by side in a few megabytes. Buffers go round.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use containerkit::{Algorithm, Digest, Error, ErrorKind, Result};
 use crate::limits::Limits;
 
 const BUFFER: usize = 256 << 10;
-const QUEUE: usize = 8;
+/// Buffers between two threads.
+const QUEUE: usize = 4;
 
 /// A compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +154,15 @@ enum Part {
     Failed(Error),
 }
 
+/// What comes out of the decompressor; an empty part is the end.
+type Inflated = Result<Vec<u8>>;
+
 /// An inflated stream with its digest.
 pub(crate) struct Stream {
     parts: Option<Receiver<Part>>,
-    thread: Option<JoinHandle<()>>,
+    /// Where a buffer goes when it is read.
+    spent: SyncSender<Vec<u8>>,
+    threads: Vec<JoinHandle<()>>,
     current: Vec<u8>,
     offset: usize,
     digest: Option<Digest>,
@@ -175,21 +181,33 @@ impl Stream {
         let source = Expansion::new(source, limits)?;
         let compression = source.compression;
         let taken = source.compressed.clone();
-        let (sender, parts) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("inflate".into())
-            .spawn(move || inflate(source, algorithm, &sender))
-            .map_err(|error| Error::io("start a thread", error))?;
-        Ok(Stream {
+        let (inflated, to_hash) = sync_channel(QUEUE);
+        let (hashed, parts) = sync_channel(QUEUE);
+        // As many as there can be.
+        let (spent, empty) = sync_channel(2 * QUEUE + 3);
+        let mut stream = Stream {
             parts: Some(parts),
-            thread: Some(thread),
+            spent,
+            threads: Vec::new(),
             current: Vec::new(),
             offset: 0,
             digest: None,
             failed: None,
             compression,
             taken,
-        })
+        };
+        stream.spawn("hash", move || hash(&to_hash, algorithm, &hashed))?;
+        stream.spawn("inflate", move || inflate(source, &empty, &inflated))?;
+        Ok(stream)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .map_err(|error| Error::io("start a thread", error))?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// What the source is compressed with.
@@ -221,7 +239,8 @@ impl Stream {
         let part = self.parts.as_ref().and_then(|parts| parts.recv().ok());
         let error = match part {
             Some(Part::Data(data)) => {
-                self.current = data;
+                let spent = std::mem::replace(&mut self.current, data);
+                let _ = self.spent.try_send(spent);
                 self.offset = 0;
                 return Ok(true);
             }
@@ -255,34 +274,44 @@ impl Read for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The thread's next send fails, and it ends.
+        // The hashing thread's next send fails, and it ends; then the other's.
         self.parts = None;
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn inflate(mut source: Expansion, algorithm: Algorithm, parts: &SyncSender<Part>) {
-    let mut hasher = algorithm.hasher();
+fn inflate(mut source: Expansion, empty: &Receiver<Vec<u8>>, inflated: &SyncSender<Inflated>) {
     loop {
-        let mut data = vec![0; BUFFER];
-        let part = match source.read(&mut data) {
-            Ok(0) => {
-                let _ = parts.send(Part::End(hasher.finish()));
+        let mut data = empty.try_recv().unwrap_or_default();
+        data.resize(BUFFER, 0);
+        let part = source.read(&mut data).map(|read| {
+            data.truncate(read);
+            data
+        });
+        let last = part.as_ref().map_or(true, Vec::is_empty);
+        if inflated.send(part).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn hash(inflated: &Receiver<Inflated>, algorithm: Algorithm, hashed: &SyncSender<Part>) {
+    let mut hasher = algorithm.hasher();
+    while let Ok(part) = inflated.recv() {
+        let part = match part {
+            Ok(data) if data.is_empty() => {
+                let _ = hashed.send(Part::End(hasher.finish()));
                 return;
             }
-            Ok(read) => {
-                data.truncate(read);
+            Ok(data) => {
                 hasher.update(&data);
                 Part::Data(data)
             }
-            Err(error) => {
-                let _ = parts.send(Part::Failed(error));
-                return;
-            }
+            Err(error) => Part::Failed(error),
         };
-        if parts.send(part).is_err() {
+        if hashed.send(part).is_err() {
             return;
         }
     }

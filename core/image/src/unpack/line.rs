@@ -467,6 +467,11 @@ fn fill(
         },
     )?;
     stream.verify(&task.layers[index])?;
+    (task.options.progress)(Event::Applied {
+        layer: index + 1,
+        entries: applied.entries,
+        bytes: applied.bytes,
+    });
     if sync == Sync::Now {
         rustix::fs::syncfs(&root).io_context(|| "write the layer to the disk")?;
     }

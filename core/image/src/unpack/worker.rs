@@ -120,6 +120,11 @@ fn write(task: &Task<'_>, index: usize, stop: &AtomicBool) -> Result<Outcome> {
             Blind::Unsure(why) => Ok(Err(why)),
             Blind::Written(applied, below) => {
                 stream.verify(layer)?;
+                (task.options.progress)(Event::Applied {
+                    layer: index + 1,
+                    entries: applied.entries,
+                    bytes: applied.bytes,
+                });
                 Ok(Ok((root, applied, below)))
             }
         }
