@@ -6,3 +6,4 @@ pub mod fixtures;
 pub mod image;
 pub mod kit;
 pub mod steps;
+pub mod stores;

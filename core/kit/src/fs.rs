@@ -89,6 +89,14 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     rustix::fs::fsync(&dir).io_context(|| format!("fsync {}", path.display()))
 }
 
+/// Writes out everything on the file system of a path: the files that others
+/// wrote there, before a record promises them.
+pub fn sync_file_system(path: &Path) -> Result<()> {
+    let dir = open_dir(path)?;
+    rustix::fs::syncfs(&dir)
+        .io_context(|| format!("write out the file system of {}", path.display()))
+}
+
 /// Opens a folder that the caller trusts.
 pub fn open_dir(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(
@@ -261,6 +269,7 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
             break;
         }
     }
+    step("tree.emptied");
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(Error::io(format!("remove {}", shown()), errno)),

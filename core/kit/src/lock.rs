@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, IoContext, Result};
@@ -196,19 +196,22 @@ fn named(pid: u32, command: &str) -> String {
     }
 }
 
-/// Another process that has a lock of whatever kind on a file, for locks whose
-/// file tells nothing; by `/proc/locks`, which knows a file by its inode.
-pub fn kernel_holder(file: &Stat) -> Option<u32> {
-    let inode = format!(":{}", file.st_ino);
+/// Who has a lock of whatever kind on a file, for locks whose file tells
+/// nothing: by `/proc/locks`, which knows a file by its inode's number. Another
+/// process rather than this one, a writer rather than a reader.
+pub fn kernel_holder(inode: u64) -> Option<u32> {
+    let inode = format!(":{inode}");
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
+    let holder = |line: &str| {
         // A waiter's line has an arrow in the second place, and is no holder.
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let kind = fields.next()?;
-        let pid: u32 = fields.nth(2)?.parse().ok()?;
-        let is_it = kind != "->" && fields.next()?.ends_with(&inode);
-        (is_it && pid != 0 && pid != std::process::id()).then_some(pid)
-    })
+        fields.next().filter(|kind| *kind != "->")?;
+        let writes = fields.nth(1)? == "WRITE";
+        let pid: u32 = fields.next()?.parse().ok()?;
+        let is_it = fields.next()?.ends_with(&inode) && pid != 0;
+        is_it.then_some((pid != std::process::id(), writes, pid))
+    };
+    locks.lines().filter_map(holder).max().map(|(.., pid)| pid)
 }
 
 /// The `Conflict` that names the holder.
@@ -259,5 +262,16 @@ mod tests {
             std::fs::write(&path, damaged).expect("write");
             assert_eq!(holder(&path), None, "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn the_kernel_knows_who_has_a_lock() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("lock");
+        let lock = FileLock::acquire(&path, "it", Wait::No).expect("lock");
+        let inode = rustix::fs::stat(&path).expect("stat").st_ino;
+        assert_eq!(kernel_holder(inode), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(kernel_holder(inode), None);
     }
 }

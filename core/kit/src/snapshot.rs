@@ -312,7 +312,9 @@ pub trait Snapshotter: Send + Sync {
 
     /// Turns the active snapshot into the committed one `name`; the active
     /// key is free afterwards. `FailedPrecondition` while it is mounted. An
-    /// interrupted commit has happened or has not.
+    /// interrupted commit has happened or has not, and one that returned
+    /// survives power loss; so do the files in it if whoever wrote them made
+    /// them durable before (`syncfs`).
     fn commit(
         &self,
         name: &SnapshotKey,

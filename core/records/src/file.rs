@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use containerkit::fs::{ensure_dir, sync_dir};
 use containerkit::lock::{FileLock, Wait};
-use containerkit::{Error, IoContext, Result};
+use containerkit::{Error, IoContext, Result, step};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -120,6 +120,7 @@ fn create(path: &Path) -> Result<()> {
         .open(&new)
         .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
         .io_context(|| format!("create {}", new.display()))?;
+    step("records.file");
     patiently(&new, || {
         let mut db = connect(&new)?;
         schema::migrate(&mut db, 0)?;
@@ -133,13 +134,16 @@ fn create(path: &Path) -> Result<()> {
         }
         // With the log copied and gone the file is whole by itself.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        step("records.tables");
         db.close().map_err(|(_, error)| error)?;
         Ok(())
     })?;
     fs::File::open(&new)
         .and_then(|file| file.sync_all())
         .io_context(|| format!("fsync {}", new.display()))?;
+    step("records.rename");
     fs::rename(&new, path).io_context(|| format!("rename to {}", path.display()))?;
+    step("records.renamed");
     sync_dir(if dir.as_os_str().is_empty() {
         Path::new(".")
     } else {

@@ -1,10 +1,12 @@
 //! One connection, its transactions, and what SQLite's errors mean here.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use containerkit::{Error, ErrorKind, Page, Result, quote};
+use containerkit::lock::{kernel_holder, name_process};
+use containerkit::{Error, ErrorKind, Page, Result, quote, step};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,7 +115,9 @@ impl Store {
                 .db
                 .transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = body(&db)?;
+            step("records.commit");
             db.commit()?;
+            step("records.committed");
             Ok(value)
         })
     }
@@ -171,6 +175,17 @@ pub(crate) fn wait_turn(tries: i32) -> bool {
     u128::from(tries.unsigned_abs()) < PATIENCE.as_millis() / PAUSE.as_millis()
 }
 
+/// By the path of the file that SQLite keeps its locks on: to open and close it
+/// here would free those of this process's connections (POSIX locks).
+fn holder(path: &Path) -> String {
+    let mut shm = path.as_os_str().to_owned();
+    shm.push("-shm");
+    std::fs::metadata(shm)
+        .ok()
+        .and_then(|file| kernel_holder(file.ino()))
+        .map_or("another process".into(), name_process)
+}
+
 /// What SQLite said, for a person.
 pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
     let shown = path.display();
@@ -180,7 +195,8 @@ pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
         }
         Some(code @ (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
             Error::conflict(format!(
-                "record database {shown} is held by another process for more than {} s",
+                "record database {shown} is held by {} for more than {} s",
+                holder(path),
                 PATIENCE.as_secs()
             ))
             .with_source_text(format!("{code:?}"))

@@ -24,10 +24,6 @@ const PATIENCE: Duration = Duration::from_millis(25);
 /// keep a writer out.
 const CROWDED: Duration = Duration::from_secs(5);
 
-/// From this age on a folder that is no ingest is a leftover; a younger one
-/// may be about to become one.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// What is known of an ingest beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
@@ -282,13 +278,10 @@ fn listed(dir: &Path) -> Result<Option<IngestStatus>> {
 }
 
 /// Removes a folder that no ref can be told of, or without data: leftovers of
-/// a kill, unless somebody is at work in it right now.
+/// a kill, unless somebody is at work in it right now. A writer that has just
+/// made it and not locked it yet makes it anew.
 fn heal(layout: &Layout, dir: &Path) {
     let what = dir.display().to_string();
-    match rustix::fs::lstat(dir) {
-        Ok(stat) if modified(&stat).age() >= SETTLED => {}
-        _ => return,
-    }
     let Ok(_lock) = FileLock::acquire(&lock_file(dir), &what, Wait::No) else {
         return;
     };

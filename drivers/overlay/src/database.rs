@@ -9,23 +9,26 @@
 //! whose folder did not survive.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use containerkit::lock::{FileLock, Wait};
-use containerkit::{Error, ErrorKind, IoContext, Result};
+use containerkit::lock::{FileLock, Wait, kernel_holder, name_process};
+use containerkit::{Error, ErrorKind, IoContext, Result, step};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-/// Of the tables below.
-const VERSION: i64 = 1;
+/// Of the tables below, the ladder climbed.
+const VERSION: i64 = 2;
 
 /// How long a writer waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const TABLES: &str = "
+/// Step N takes a database of version N to N + 1. Append only.
+const LADDER: [&str; VERSION as usize] = [FIRST, GARBAGE];
+
+const FIRST: &str = "
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -50,6 +53,15 @@ CREATE TABLE labels (
     PRIMARY KEY (snapshot, name)
 ) WITHOUT ROWID;
 CREATE INDEX labels_by_name ON labels (name, value, snapshot);
+";
+
+/// Folders that are to be deleted, by their paths below `snapshots`: written
+/// with the change that makes them garbage, so that whoever tidies up after a
+/// kill need not look at every folder. What version 1 left is found by the look
+/// at all of them that the first opening in a boot takes.
+const GARBAGE: &str = "
+CREATE TABLE garbage (path TEXT PRIMARY KEY) WITHOUT ROWID;
+DELETE FROM meta WHERE name = 'boot';
 ";
 
 /// Whether a write must survive power loss when the call returns.
@@ -77,8 +89,14 @@ impl Database {
         let mut db = None;
         if path.exists() {
             let opened = connect(path)?;
-            if version(&opened, path)? == VERSION {
-                db = Some(opened);
+            match version(&opened, path)? {
+                0 => {}
+                found => {
+                    if found < VERSION {
+                        climb(&opened).map_err(|e| explain(path, e))?;
+                    }
+                    db = Some(opened);
+                }
             }
         }
         let db = match db {
@@ -96,8 +114,8 @@ impl Database {
 
     /// Runs `body` on one state of the database.
     pub(crate) fn read<T>(&self, body: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let db = inner.db.transaction().map_err(|e| self.error(e))?;
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = patiently(|| inner.db.unchecked_transaction()).map_err(|e| self.error(e))?;
         body(&db)
     }
 
@@ -118,18 +136,74 @@ impl Database {
             inner.db.execute_batch(pragma).map_err(|e| self.error(e))?;
             inner.durability = Some(durability);
         }
-        let db = inner
-            .db
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|e| self.error(e))?;
+        let db =
+            patiently(|| Transaction::new_unchecked(&inner.db, TransactionBehavior::Immediate))
+                .map_err(|e| self.error(e))?;
         let value = body(&db)?;
+        step("db.commit");
         db.commit().map_err(|e| self.error(e))?;
+        step("db.committed");
         Ok(value)
     }
 
     fn error(&self, error: rusqlite::Error) -> Error {
-        sql_error(error).context(format!("snapshot metadata {}", self.path.display()))
+        explain(&self.path, error)
     }
+}
+
+/// Begins again while others have the database: SQLite's own waiting
+/// ([`wait_turn`]) covers most of its locks, and a few answers (a recovery
+/// after a kill, the start of many) come without it.
+fn patiently<T>(mut begin: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match begin() {
+            Err(error) if is_busy(&error) && Instant::now() < end => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed
+        )
+    )
+}
+
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The pauses of a waiting writer: short ones, so that it is not overtaken by
+/// newcomers for ever.
+fn wait_turn(tries: i32) -> bool {
+    std::thread::sleep(if tries < 10 { PAUSE / 4 } else { PAUSE });
+    u128::from(tries.unsigned_abs()) < PATIENCE.as_millis() / PAUSE.as_millis()
+}
+
+/// An error of the file itself, told with its name, and with who holds it.
+fn explain(path: &Path, error: rusqlite::Error) -> Error {
+    let what = format!("snapshot metadata {}", path.display());
+    if !is_busy(&error) {
+        return sql_error(error).context(what);
+    }
+    // By its path: to open and close it here would free the locks of this
+    // process's connections (POSIX locks).
+    let mut shm = path.as_os_str().to_owned();
+    shm.push("-shm");
+    let holder = fs::metadata(shm)
+        .ok()
+        .and_then(|file| kernel_holder(file.ino()))
+        .map_or("another process".into(), name_process);
+    Error::conflict(format!(
+        "{what} is held by {holder} for more than {} s",
+        PATIENCE.as_secs()
+    ))
 }
 
 /// What SQLite's errors mean here.
@@ -154,18 +228,13 @@ pub(crate) fn sql_error(error: rusqlite::Error) -> Error {
     Error::new(kind, text)
 }
 
-/// An error of the file itself, told with the file's name.
-fn named(path: &Path) -> impl Fn(rusqlite::Error) -> Error + '_ {
-    move |error| sql_error(error).context(format!("snapshot metadata {}", path.display()))
-}
-
 fn connect(path: &Path) -> Result<Connection> {
     let set_up = || {
-        let db = Connection::open_with_flags(
+        let mut db = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        db.busy_timeout(PATIENCE)?;
+        db.busy_handler(Some(wait_turn))?;
         // Copying the log at each close would cost every command two fsyncs.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -177,13 +246,13 @@ fn connect(path: &Path) -> Result<Connection> {
         db.set_prepared_statement_cache_capacity(64);
         Ok(db)
     };
-    set_up().map_err(named(path))
+    set_up().map_err(|e| explain(path, e))
 }
 
 fn version(db: &Connection, path: &Path) -> Result<i64> {
     let found: i64 = db
         .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(named(path))?;
+        .map_err(|e| explain(path, e))?;
     if found > VERSION {
         return Err(Error::new(
             ErrorKind::Incompatible,
@@ -213,13 +282,14 @@ fn create(path: &Path) -> Result<Connection> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Error::io(format!("create {}", path.display()), error)),
     }
-    let mut db = connect(path)?;
+    step("db.file");
+    let db = connect(path)?;
     if version(&db, path)? == VERSION {
         return Ok(db);
     }
     let tables: i64 = db
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(named(path))?;
+        .map_err(|e| explain(path, e))?;
     if tables != 0 {
         return Err(Error::data_loss(format!(
             "{what} is a database of something else: it has tables and no version"
@@ -227,18 +297,25 @@ fn create(path: &Path) -> Result<Connection> {
     }
     let mode: String = db
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(named(path))?;
+        .map_err(|e| explain(path, e))?;
     if mode != "wal" {
         return Err(Error::precondition(format!(
             "{what}: its file system has no shared memory for a write-ahead log"
         )));
     }
-    let make = |db: &mut Connection| {
-        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        tx.execute_batch(TABLES)?;
-        tx.pragma_update(None, "user_version", VERSION)?;
-        tx.commit()
-    };
-    make(&mut db).map_err(named(path))?;
+    step("db.wal");
+    climb(&db).map_err(|e| explain(path, e))?;
     Ok(db)
+}
+
+/// From whatever older version to [`VERSION`], in one transaction.
+fn climb(db: &Connection) -> rusqlite::Result<()> {
+    let tx = patiently(|| Transaction::new_unchecked(db, TransactionBehavior::Immediate))?;
+    // Another process may have climbed while this one waited for its turn.
+    let from: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for tables in LADDER.iter().skip(usize::try_from(from).unwrap_or(0)) {
+        tx.execute_batch(tables)?;
+    }
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()
 }

@@ -68,12 +68,22 @@ impl Driver for Overlay {
 impl Overlay {
     /// A power cut can take a folder and leave its row, or bring a removed row
     /// back: once a boot, rows without a folder are dropped, unless something
-    /// stands on them.
+    /// stands on them, and folders without a row are set aside.
     fn drop_lost(&self, boot: &str) -> Result<()> {
         self.database.write(Durability::Normal, |db| {
+            // Another process may have looked while this one waited.
+            if rows::meta(db, "boot")?.as_deref() == Some(boot) {
+                return Ok(());
+            }
             // Listed inside the transaction: no folder is being made now.
             let there: HashSet<i64> = self.folders.list()?.into_iter().collect();
             let mut lost = rows::all_ids(db)?;
+            let known: HashSet<i64> = lost.iter().map(|(id, _)| *id).collect();
+            for id in there.difference(&known) {
+                if let Some(_held) = usage::try_operate(&self.folders, *id)? {
+                    self.folders.set_aside(&id.to_string())?;
+                }
+            }
             lost.retain(|(id, _)| !there.contains(id));
             loop {
                 let before = lost.len();
@@ -113,45 +123,75 @@ impl Overlay {
             let id = rows::insert(db, key, kind, parent.as_ref(), labels)?;
             let below = parent.as_ref().map(|parent| parent.id);
             made = Some(id);
-            self.folders.create(id, below)?;
-            Ok((id, rows::chain(db, below)?))
+            let aside = self.folders.create(id, below)?;
+            Ok((id, rows::chain(db, below)?, aside))
         });
         match (result, made) {
-            (Ok((id, chain)), _) => Ok(stack::mounts(&self.folders, id, kind, &chain)),
-            (Err(error), Some(id)) => {
-                self.drop_orphan(id);
+            (Ok((id, chain, aside)), _) => {
+                if let Some(Err(error)) = aside.map(|name| self.folders.delete(&name)) {
+                    log::warn!("{error}");
+                }
+                Ok(stack::mounts(&self.folders, id, kind, &chain))
+            }
+            (Err(error), made) => {
+                if made.is_some()
+                    && let Err(second) = self.cleanup()
+                {
+                    log::warn!("{second}");
+                }
                 Err(error)
             }
-            (Err(error), None) => Err(error),
         }
     }
 
-    /// Deletes the folder if it has no row. Best effort: `cleanup` is there
-    /// for what stays.
-    fn drop_orphan(&self, id: i64) {
-        let dropped = self.set_orphan_aside(id).and_then(|aside| match aside {
-            Some((name, _held)) => self.folders.delete(&name),
-            None => Ok(()),
-        });
-        if let Err(error) = dropped {
-            log::warn!("{error}");
-        }
-    }
-
-    /// Inside a transaction a folder without a row belongs to nobody, but for
-    /// a removal that is about to set it aside itself, which holds it.
-    fn set_orphan_aside(
-        &self,
-        id: i64,
-    ) -> Result<Option<(std::ffi::CString, std::os::fd::OwnedFd)>> {
-        self.database.write(Durability::Normal, |db| {
-            if rows::has_id(db, id)? {
-                return Ok(None);
+    /// Deletes what the transaction just now noted as garbage; it is held.
+    /// Best effort: `cleanup` is there for what stays.
+    fn discard(&self, path: &str) {
+        let deleted = self.folders.set_aside(path).and_then(|aside| {
+            self.database
+                .write(Durability::Normal, |db| rows::drop_garbage(db, path))?;
+            match aside {
+                Some(name) => self.folders.delete(&name),
+                None => Ok(()),
             }
-            let Some(held) = usage::try_operate(&self.folders, id)? else {
-                return Ok(None);
-            };
-            Ok(self.folders.set_aside(id)?.map(|name| (name, held)))
+        });
+        if let Err(error) = deleted {
+            log::warn!("snapshots/{path} is left to cleanup: {error}");
+        }
+    }
+
+    /// Sets aside what killed processes left: folders that were noted, and one
+    /// that was made for the next number and got no row.
+    fn set_garbage_aside(&self) -> Result<()> {
+        let (noted, next) = self
+            .database
+            .read(|db| Ok((rows::garbage(db)?, rows::next_id(db)?)))?;
+        if noted.is_empty() && self.folders.open_one(next)?.is_none() {
+            return Ok(());
+        }
+        // The only writer: no folder is being made now, and a folder without a
+        // row belongs to nobody but a removal that holds it.
+        self.database.write(Durability::Normal, |db| {
+            let next = rows::next_id(db)?.to_string();
+            for path in rows::garbage(db)?.iter().chain([&next]) {
+                let (number, inner) = path.split_once('/').unwrap_or((path, ""));
+                let id: i64 = number
+                    .parse()
+                    .map_err(|_| Error::data_loss("the list of garbage is damaged"))?;
+                // Work folders alone go from what is there.
+                if inner.is_empty() && rows::has_id(db, id)? {
+                    rows::drop_garbage(db, path)?;
+                    continue;
+                }
+                let there = self.folders.open_one(id)?.is_some();
+                let held = usage::try_operate(&self.folders, id)?;
+                if there && held.is_none() {
+                    continue;
+                }
+                self.folders.set_aside(path)?;
+                rows::drop_garbage(db, path)?;
+            }
+            Ok(())
         })
     }
 
@@ -265,6 +305,7 @@ impl Snapshotter for Overlay {
         self.database.read(|db| rows::check_free(db, name))?;
         let _unmounted = usage::check_unmounted(&self.folders, id, active, "committed")?;
         self.folders.sync(id)?;
+        let work = format!("{id}/work");
         let info = self.database.write(Durability::Full, |db| {
             rows::check_free(db, name)?;
             let parent = match (&options.parent, &snapshot.info.parent) {
@@ -282,11 +323,11 @@ impl Snapshotter for Overlay {
                 (None, None) => None,
             };
             rows::commit(db, id, name, parent.as_ref(), &options.labels)?;
+            // Only a mount needs it.
+            rows::add_garbage(db, &work)?;
             rows::get(db, name).map(|snapshot| snapshot.info)
         })?;
-        if let Err(error) = self.folders.drop_work(id) {
-            log::warn!("snapshot {name}: {error}");
-        }
+        self.discard(&work);
         Ok(info)
     }
 
@@ -307,16 +348,15 @@ impl Snapshotter for Overlay {
         };
         self.database.write(durability, |db| {
             children(db)?;
-            rows::delete(db, id)
+            rows::delete(db, id)?;
+            rows::add_garbage(db, &id.to_string())
         })?;
         // The name is free; what follows is tidying, which `cleanup` repeats.
-        let deleted = self.folders.set_aside(id).and_then(|aside| match aside {
-            Some(name) => self.folders.delete(&name),
-            None => Ok(()),
-        });
+        self.discard(&id.to_string());
         drop(held);
-        if let Err(error) = deleted {
-            log::warn!("snapshot {key} is removed, its files are left to cleanup: {error}");
+        // Whoever deletes also deletes what others were killed over.
+        if let Err(error) = self.cleanup() {
+            log::warn!("{error}");
         }
         Ok(())
     }
@@ -326,26 +366,9 @@ impl Snapshotter for Overlay {
     }
 
     fn cleanup(&self) -> Result<Usage> {
-        // Folders first: what is made after has its row before we look.
-        let folders = self.folders.list()?;
-        let known: HashSet<i64> = self
-            .database
-            .read(|db| rows::all_ids(db))?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect();
-        let mut failed = None;
-        for id in folders.into_iter().filter(|id| !known.contains(id)) {
-            if let Err(error) = self.set_orphan_aside(id) {
-                log::warn!("cleanup: {error}");
-                failed.get_or_insert(error);
-            }
-        }
+        let aside = self.set_garbage_aside();
         let usage = self.folders.empty_trash()?;
-        match failed {
-            None => Ok(usage),
-            Some(error) => Err(error),
-        }
+        aside.map(|()| usage)
     }
 
     fn upper(&self, key: &SnapshotKey) -> Result<PathBuf> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use containerkit::fs::{disk_usage, ensure_dir, open_dir, remove_tree, unique_name};
-use containerkit::{Error, IoContext, Result, Usage, quote};
+use containerkit::{Error, IoContext, Result, Usage, quote, step};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
@@ -66,32 +66,36 @@ impl Folders {
 
     /// Makes the folder of a new snapshot, from inside the transaction that
     /// adds its row. Its root looks as the parent's does: owner, mode, times
-    /// and attributes of a merged root are those of the topmost layer.
-    pub(crate) fn create(&self, id: i64, parent: Option<i64>) -> Result<()> {
+    /// and attributes of a merged root are those of the topmost layer. The
+    /// result is what was set aside for it.
+    pub(crate) fn create(&self, id: i64, parent: Option<i64>) -> Result<Option<CString>> {
         let name = id.to_string();
         let make = || {
             let folder = make_at(&self.snapshots, &name, 0o700)?;
+            step("snapshot.folder");
             let fs = make_at(&folder, "fs", 0o755)?;
+            step("snapshot.fs");
             make_at(&folder, "work", 0o700)?;
+            step("snapshot.work");
             rustix::io::Result::Ok(fs)
         };
+        let mut aside = None;
         let made = match make() {
             // Of a killed process whose row was rolled back with its number.
             Err(Errno::EXIST) => {
-                self.set_aside(id)?;
+                aside = self.set_aside(&name)?;
                 make()
             }
             result => result,
         };
         let fs = made.io_context(|| format!("make {}", self.path(id).display()))?;
-        match parent {
-            None => Ok(()),
-            Some(parent) => {
-                let from = self.open_fs(parent)?.ok_or_else(|| self.gone(parent))?;
-                copy_root(&from, &fs)
-                    .io_context(|| format!("copy the attributes of {}", self.fs(parent).display()))
-            }
+        if let Some(parent) = parent {
+            let from = self.open_fs(parent)?.ok_or_else(|| self.gone(parent))?;
+            copy_root(&from, &fs)
+                .io_context(|| format!("copy the attributes of {}", self.fs(parent).display()))?;
+            step("snapshot.root");
         }
+        Ok(aside)
     }
 
     /// The error for a row whose folder is not there.
@@ -120,18 +124,25 @@ impl Folders {
             }
             rustix::fs::fsync(&self.snapshots)
         };
+        step("snapshot.sync");
         sync().io_context(|| format!("fsync {}", self.path(id).display()))
     }
 
-    /// Moves the folder to the trash; what is not there has no new name.
-    pub(crate) fn set_aside(&self, id: i64) -> Result<Option<CString>> {
-        let name = CString::new(unique_name(&id.to_string()))
+    /// Moves a folder, by its path below `snapshots`, to the trash: whoever
+    /// uses it finds it or not, and never half of it. What is not there has no
+    /// new name.
+    pub(crate) fn set_aside(&self, path: &str) -> Result<Option<CString>> {
+        let name = CString::new(unique_name(&path.replace('/', ".")))
             .map_err(|_| Error::internal("a number holds a NUL"))?;
-        match rustix::fs::renameat(&self.snapshots, id.to_string(), &self.trash, &name) {
-            Ok(()) => Ok(Some(name)),
+        step("aside.rename");
+        match rustix::fs::renameat(&self.snapshots, path, &self.trash, &name) {
+            Ok(()) => {
+                step("aside.renamed");
+                Ok(Some(name))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::io(
-                format!("set {} aside", self.path(id).display()),
+                format!("set {}/snapshots/{path} aside", self.root.display()),
                 errno,
             )),
         }
@@ -140,26 +151,9 @@ impl Folders {
     /// Deletes what was set aside.
     pub(crate) fn delete(&self, name: &CStr) -> Result<()> {
         remove_tree(self.trash.as_fd(), name)
-            .map_err(|e| e.context(format!("in {}", self.trash_path().display())))
-    }
-
-    /// Deletes an overlay's work folder, which a committed snapshot does not
-    /// need. Out of the way first: one who is just mounting the snapshot finds
-    /// it there or not, and never half of it.
-    pub(crate) fn drop_work(&self, id: i64) -> Result<()> {
-        let Some(folder) = self.open_one(id)? else {
-            return Ok(());
-        };
-        let name = CString::new(unique_name(&format!("{id}.work")))
-            .map_err(|_| Error::internal("a number holds a NUL"))?;
-        match rustix::fs::renameat(&folder, "work", &self.trash, &name) {
-            Ok(()) => self.delete(&name),
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(Error::io(
-                format!("set the work folder of {} aside", self.path(id).display()),
-                errno,
-            )),
-        }
+            .map_err(|e| e.context(format!("in {}", self.trash_path().display())))?;
+        step("aside.deleted");
+        Ok(())
     }
 
     /// The numbers of the folders that are there.

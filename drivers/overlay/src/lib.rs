@@ -12,9 +12,12 @@
 //! A snapshot exists when its row does. Its folder is made inside the
 //! transaction that adds the row, and set aside after the one that drops it,
 //! so that a process killed in between leaves a folder without a row and never
-//! a row without a folder; [`cleanup`](containerkit::Snapshotter::cleanup)
-//! deletes such folders. Only one writer is ever inside a transaction, so a
-//! folder without a row seen from inside one belongs to nobody.
+//! a row without a folder. Such a folder has the number of the next snapshot,
+//! or the transaction noted it as garbage: so
+//! [`cleanup`](containerkit::Snapshotter::cleanup), which every removal ends
+//! with, finds it without looking at the others. Only one writer is ever inside
+//! a transaction, so a folder without a row seen from inside one belongs to
+//! nobody.
 //!
 //! | module | what lives there |
 //! |---|---|

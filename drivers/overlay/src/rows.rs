@@ -280,7 +280,7 @@ pub(crate) fn walk(
         .collect()
 }
 
-/// Every id with its key, for the check after a reboot and for `cleanup`.
+/// Every id with its key, for the check after a reboot.
 pub(crate) fn all_ids(db: &Connection) -> Result<Vec<(i64, String)>> {
     let list = || {
         db.prepare("SELECT id, key FROM snapshots ORDER BY id DESC")?
@@ -288,6 +288,41 @@ pub(crate) fn all_ids(db: &Connection) -> Result<Vec<(i64, String)>> {
             .collect::<rusqlite::Result<Vec<_>>>()
     };
     list().map_err(sql_error)
+}
+
+/// The number that the next snapshot gets, whose folder a killed process may
+/// have made already.
+pub(crate) fn next_id(db: &Connection) -> Result<i64> {
+    db.prepare_cached("SELECT seq + 1 FROM sqlite_sequence WHERE name = 'snapshots'")
+        .and_then(|mut query| query.query_row([], |row| row.get(0)).optional())
+        .map(|next| next.unwrap_or(1))
+        .map_err(sql_error)
+}
+
+/// Notes what is to be deleted.
+pub(crate) fn add_garbage(db: &Connection, path: &str) -> Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO garbage (path) VALUES (?1)")
+        .and_then(|mut query| query.execute([path]))
+        .map_err(sql_error)?;
+    Ok(())
+}
+
+/// What is to be deleted.
+pub(crate) fn garbage(db: &Connection) -> Result<Vec<String>> {
+    let list = || {
+        db.prepare_cached("SELECT path FROM garbage ORDER BY path")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    list().map_err(sql_error)
+}
+
+/// Forgets what has been set aside.
+pub(crate) fn drop_garbage(db: &Connection, path: &str) -> Result<()> {
+    db.prepare_cached("DELETE FROM garbage WHERE path = ?1")
+        .and_then(|mut query| query.execute([path]))
+        .map_err(sql_error)?;
+    Ok(())
 }
 
 /// A remembered fact of this root.

@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use containerkit::lock::{kernel_holder, name_process};
 use containerkit::{Error, Result, SnapshotKey};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -39,7 +40,7 @@ pub(crate) fn operate(folders: &Folders, id: i64, key: &SnapshotKey) -> Result<O
         }
         if Instant::now() >= deadline {
             return Err(Error::conflict(format!(
-                "snapshot {key} is being committed or removed by {} since more than {} s",
+                "snapshot {key} is being committed or removed by {} for more than {} s",
                 holder(&fd),
                 PATIENCE.as_secs()
             )));
@@ -107,19 +108,10 @@ fn lock(fd: &OwnedFd) -> rustix::io::Result<bool> {
     }
 }
 
-/// Who holds the lock, for people: from `/proc/locks`, which knows a lock by
-/// its inode.
+/// Who holds the lock, for people.
 fn holder(fd: impl AsFd) -> String {
-    let find = || {
-        let inode = format!(":{}", rustix::fs::fstat(fd).ok()?.st_ino);
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let line = locks.lines().find(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            fields.nth(1) == Some("FLOCK") && fields.nth(3).is_some_and(|f| f.ends_with(&inode))
-        })?;
-        line.split_ascii_whitespace()
-            .nth(4)
-            .map(|pid| format!("process {pid}"))
-    };
-    find().unwrap_or_else(|| "another process".into())
+    rustix::fs::fstat(fd)
+        .ok()
+        .and_then(|stat| kernel_holder(stat.st_ino))
+        .map_or("another process".into(), name_process)
 }

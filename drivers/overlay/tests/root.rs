@@ -288,38 +288,63 @@ fn rows_whose_folders_a_power_cut_took_are_dropped_at_the_next_boot() {
     layer(&overlay, "c", Some("b"));
 }
 
+fn count(root: &Path, folder: &str) -> usize {
+    fs::read_dir(root.join(folder)).expect("list").count()
+}
+
+fn stale(root: &Path, number: i64) {
+    let fs = root.join(format!("snapshots/{number}/fs"));
+    fs::create_dir_all(&fs).expect("mkdir");
+    fs::write(fs.join("stale"), "x").expect("write");
+}
+
 #[test]
 fn an_orphaned_folder_is_cleaned_up_and_its_number_reused() {
     let temp = tempfile::tempdir().expect("tempdir");
-    let overlay = open(temp.path()).expect("open");
+    let root = temp.path();
+    let overlay = open(root).expect("open");
     layer(&overlay, "one", None);
-    for number in [2, 3, 77] {
-        let fs = temp.path().join(format!("snapshots/{number}/fs"));
-        fs::create_dir_all(&fs).expect("mkdir");
-        fs::write(fs.join("stale"), "x").expect("write");
-    }
-    fs::write(temp.path().join("trash/file"), "x").expect("write");
+    // Of a process that was killed before its row was there.
+    stale(root, 2);
+    fs::write(root.join("trash/file"), "x").expect("write");
     let mounts = overlay
         .prepare(&key("x"), Some(&key("one")), &Labels::new())
         .expect("prepare over an orphan");
     let upper = overlay.upper(&key("x")).expect("upper");
     assert!(!upper.join("stale").exists());
     let tree = mount_detached(&mounts).expect("mount");
+    stale(root, 3);
     let usage = overlay.cleanup().expect("cleanup");
-    assert!(usage.inodes >= 10, "{usage:?}");
-    assert_eq!(
-        fs::read_dir(temp.path().join("snapshots"))
-            .expect("list")
-            .count(),
-        2
-    );
-    assert_eq!(
-        fs::read_dir(temp.path().join("trash"))
-            .expect("list")
-            .count(),
-        0
-    );
+    assert_eq!(usage.inodes, 7, "{usage:?}");
+    assert_eq!((count(root, "snapshots"), count(root, "trash")), (2, 0));
     drop(tree);
+}
+
+#[test]
+fn after_a_boot_folders_without_a_row_are_set_aside_and_old_databases_climb() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let root = temp.path();
+    let overlay = open(root).expect("open");
+    layer(&overlay, "one", None);
+    drop(overlay);
+    for (sql, number) in [
+        ("UPDATE meta SET value = 'x' WHERE name = 'boot'", 40),
+        // As version 1 was, which left such folders to every cleanup.
+        ("DROP TABLE garbage; PRAGMA user_version = 1", 41),
+    ] {
+        for number in [number, number + 50] {
+            stale(root, number);
+        }
+        rusqlite::Connection::open(root.join("metadata.db"))
+            .and_then(|db| db.execute_batch(sql))
+            .expect(sql);
+        let overlay = open(root).expect(sql);
+        assert_eq!(count(root, "snapshots"), 1, "{sql}");
+        assert!(overlay.cleanup().expect("cleanup").inodes >= 6, "{sql}");
+        assert_eq!(count(root, "trash"), 0, "{sql}");
+        overlay.stat(&key("one")).expect("one is still there");
+    }
+    layer(&open(root).expect("open"), "two", Some("one"));
 }
 
 #[test]

@@ -34,21 +34,24 @@ pub(crate) fn run(app: &App, command: SnapshotCommand) -> Result<Outcome> {
         }
         SnapshotAction::Mounts { key } => print_mounts(app, &snapshotter.mounts(&key.parse()?)?),
         SnapshotAction::Commit { name, key } => {
-            let info =
-                snapshotter.commit(&name.parse()?, &key.parse()?, &CommitOptions::default())?;
+            let (name, key) = (name.parse()?, key.parse()?);
+            // What was written to it is the caller's to make durable, and here
+            // the caller was some shell.
+            containerkit::fs::sync_file_system(&app.config.root)?;
+            let info = snapshotter.commit(&name, &key, &CommitOptions::default())?;
             print_infos(app, &[info])
         }
         SnapshotAction::Rm { keys } => {
             let keys: Vec<SnapshotKey> =
                 keys.iter().map(|key| key.parse()).collect::<Result<_>>()?;
-            for key in &keys {
-                snapshotter.remove(key)?;
-            }
-            let removed: Vec<String> = keys.iter().map(SnapshotKey::to_string).collect();
-            output::print_names(app.format, &removed)?;
+            let result = keys.iter().try_for_each(|key| snapshotter.remove(key));
+            // Also after a failure: the removal that was killed has happened.
             if let Err(error) = snapshotter.cleanup() {
                 log::warn!("clean up after removals: {error}");
             }
+            result?;
+            let removed: Vec<String> = keys.iter().map(SnapshotKey::to_string).collect();
+            output::print_names(app.format, &removed)?;
             Ok(Outcome::Success)
         }
         SnapshotAction::Usage { keys } => usage(app, snapshotter, &keys),

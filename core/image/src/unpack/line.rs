@@ -303,6 +303,7 @@ impl Line<'_> {
         let mounts = task
             .snapshotter
             .prepare(&active, parent, &flight::labels(key)?)?;
+        containerkit::step("unpack.prepared");
         let stream = Watched::new(stream, index + 1, task.options, self.stop);
         let filled = (|| {
             let root = match sync {
@@ -347,6 +348,7 @@ impl Line<'_> {
                 .st_dev;
             if synced.insert(device) {
                 rustix::fs::syncfs(root).io_context(|| "write the layers to the disk")?;
+                containerkit::step("unpack.synced");
             }
         }
         while !self.ready.is_empty() {
@@ -467,6 +469,7 @@ fn fill(
         },
     )?;
     stream.verify(&task.layers[index])?;
+    containerkit::step("unpack.written");
     (task.options.progress)(Event::Applied {
         layer: index + 1,
         entries: applied.entries,

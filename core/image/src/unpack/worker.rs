@@ -110,6 +110,7 @@ fn write(task: &Task<'_>, index: usize, stop: &AtomicBool) -> Result<Outcome> {
     let active = flight::active_key(key)?;
     task.snapshotter
         .prepare(&active, None, &flight::labels(key)?)?;
+    containerkit::step("unpack.prepared");
     let mut stream = Watched::new(stream, index + 1, task.options, stop);
     let written = (|| {
         let root = containerkit::fs::open_dir(&task.snapshotter.upper(&active)?)?;
@@ -120,6 +121,7 @@ fn write(task: &Task<'_>, index: usize, stop: &AtomicBool) -> Result<Outcome> {
             Blind::Unsure(why) => Ok(Err(why)),
             Blind::Written(applied, below) => {
                 stream.verify(layer)?;
+                containerkit::step("unpack.written");
                 (task.options.progress)(Event::Applied {
                     layer: index + 1,
                     entries: applied.entries,

@@ -1,4 +1,4 @@
-//! Many processes on one store, and processes killed at any moment.
+//! Many processes on one store. Kills at every step: `tests/tests/crash.rs`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -49,112 +49,6 @@ fn quick(root: &Path) -> Local {
     let options = [("fsync".to_owned(), false.into())].into_iter().collect();
     let context = DriverContext::new("local".parse().unwrap(), root, root);
     Local::open(context.with_options(options)).unwrap()
-}
-
-/// Blobs that take the writer through each of its ways.
-fn blobs() -> Vec<(Vec<u8>, Labels)> {
-    vec![
-        (Vec::new(), Labels::new()),
-        (noise(3_000, 1), labels(&[("a", "1")])),
-        (noise(300_000, 2), Labels::new()),
-        (noise(2_000_000, 3), labels(&[("b", "2"), ("c", "3")])),
-    ]
-}
-
-#[test]
-fn after_a_kill_at_any_moment_the_same_ingests_succeed() {
-    let blobs = blobs();
-    if let Some(root) = child_root() {
-        println!("\nworking");
-        loop {
-            let durable = std::env::var("LOCAL_TEST_FSYNC").unwrap() == "1";
-            let store = if durable {
-                open(&root).unwrap()
-            } else {
-                quick(&root)
-            };
-            for (data, labels) in &blobs {
-                let expected = sized(data);
-                let mut writer = store.writer(&name("crash"), &any()).unwrap();
-                writer.truncate(0).unwrap();
-                for part in data.chunks(500_000) {
-                    writer.write(part).unwrap();
-                }
-                writer.commit(&expected, labels).unwrap();
-                let half = &data[..data.len() / 2];
-                let mut writer = store.writer(&name("half"), &any()).unwrap();
-                writer.truncate(0).unwrap();
-                writer.write(half).unwrap();
-                drop(writer);
-                store.abort(&name("half")).unwrap();
-                store.delete(&expected.digest.unwrap()).unwrap();
-            }
-        }
-    }
-    let tmp = tempfile::tempdir().unwrap();
-    let root = tmp.path();
-    let mut seen = [0; 3];
-    for round in 0..100u64 {
-        let mut victim = Killed::spawn(
-            child(
-                "after_a_kill_at_any_moment_the_same_ingests_succeed",
-                root,
-                "",
-            )
-            .env("LOCAL_TEST_FSYNC", (round % 4 / 3).to_string())
-            .stdout(Stdio::piped()),
-        );
-        // From the moment it works on: not while the binary is being loaded.
-        wait_for(&mut victim, "working");
-        let pause = noise(2, round + 100);
-        std::thread::sleep(Duration::from_micros(
-            u64::from(pause[0]) * 40 + u64::from(pause[1]),
-        ));
-        victim.kill();
-
-        let store = quick(root);
-        let left = store.list_statuses().unwrap();
-        assert!(left.iter().all(|s| s.holder.is_none()), "{left:?}");
-        let committed = store
-            .walk(&BlobFilter::default(), &Page::default())
-            .unwrap()
-            .len();
-        seen[0] += left.len();
-        seen[1] += committed;
-        seen[2] += entries(&root.join("ingest")).len() - left.len();
-        for (data, want) in &blobs {
-            let expected = sized(data);
-            let digest = expected.digest.clone().unwrap();
-            // A blob that is there is whole, with its labels.
-            if let Ok(info) = store.info(&digest) {
-                assert_eq!(&info.labels, want, "round {round}");
-                assert_eq!(&read_blob(&store, &digest, 1 << 30).unwrap(), data);
-            }
-            let info = ingest(&store, &name("crash"), &expected, want, &mut &data[..])
-                .unwrap_or_else(|error| panic!("round {round}: {error}"));
-            assert_eq!(&info.labels, want, "round {round}");
-            assert_eq!(&read_blob(&store, &digest, 1 << 30).unwrap(), data);
-            store.delete(&digest).unwrap();
-        }
-        for name in ["crash", "half"] {
-            match store.abort(&common::name(name)) {
-                Ok(()) => {}
-                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
-            }
-        }
-        drop(quick(root));
-        for (dir, want) in [
-            ("ingest", 0),
-            ("trash", 0),
-            ("blobs/sha256", 0),
-            ("blobs/sha512", 0),
-        ] {
-            let found = entries(&root.join(dir));
-            assert_eq!(found.len(), want, "round {round}: {dir} holds {found:?}");
-        }
-    }
-    eprintln!("left by 100 kills: ingests, blobs, unfinished folders: {seen:?}");
-    assert!(seen[0] > 0, "no kill hit an ingest: {seen:?}");
 }
 
 #[test]
