@@ -227,6 +227,7 @@ const STAR: &[(&str, &[&str])] = &[
     ("containerkit-records", &["containerkit"]),
     ("containerkit-image", &["containerkit"]),
     ("containerkit-distribution", &["containerkit"]),
+    ("containerkit-init", &["containerkit"]),
     (
         "containerkit-shim",
         &["containerkit", "containerkit-plugin"],

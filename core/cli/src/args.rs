@@ -1,10 +1,11 @@
 //! The command line as clap sees it: names and flags, no behaviour.
 
 pub(crate) mod container;
+pub(crate) mod options;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use containerkit::DriverKind;
 use log::LevelFilter;
 
@@ -63,7 +64,7 @@ pub(crate) enum Command {
     /// Run a command in a new container
     Run(Box<container::RunCommand>),
     /// Make a container without starting it
-    Create(Box<RunArgs>),
+    Create(Box<options::RunArgs>),
     /// Start containers that were made or have ended
     Start(container::StartArgs),
     /// Ask containers to end, then kill them
@@ -112,119 +113,6 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-/// What a new container shall be.
-#[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// Remove the container when it ends
-    #[arg(long)]
-    pub(crate) rm: bool,
-    /// Pass standard input to the container
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
-    /// Give the container a terminal
-    #[arg(short, long)]
-    pub(crate) tty: bool,
-    /// Name of the container
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Set a variable; a bare name is taken from the caller
-    #[arg(short, long, value_name = "K=V")]
-    pub(crate) env: Vec<String>,
-    /// Read variables from a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) env_file: Vec<PathBuf>,
-    /// Working folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-    /// USER[:GROUP], by name or number
-    #[arg(short, long, value_name = "USER")]
-    pub(crate) user: Option<String>,
-    /// Bind a path: SRC:DST[:ro]
-    #[arg(short, long, value_name = "SRC:DST[:ro]")]
-    pub(crate) volume: Vec<String>,
-    /// type=bind|tmpfs,source=…,target=…[,readonly]
-    #[arg(long, value_name = "SPEC")]
-    pub(crate) mount: Vec<String>,
-    /// DST[:OPTIONS]
-    #[arg(long, value_name = "DST")]
-    pub(crate) tmpfs: Vec<String>,
-    /// Mount the root file system read-only
-    #[arg(long)]
-    pub(crate) read_only: bool,
-    /// Memory limit: bytes, or with k, m, g
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<String>,
-    /// CPUs, such as 1.5
-    #[arg(long, value_name = "N")]
-    pub(crate) cpus: Option<String>,
-    /// Limit of tasks
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub(crate) pids_limit: Option<String>,
-    /// Add a capability, or ALL
-    #[arg(long, value_name = "CAP")]
-    pub(crate) cap_add: Vec<String>,
-    /// Drop a capability, or ALL
-    #[arg(long, value_name = "CAP")]
-    pub(crate) cap_drop: Vec<String>,
-    /// All capabilities and devices, no seccomp, nothing masked
-    #[arg(long)]
-    pub(crate) privileged: bool,
-    /// seccomp=FILE|unconfined, no-new-privileges
-    #[arg(long, value_name = "OPTION")]
-    pub(crate) security_opt: Vec<String>,
-    /// NAME=SOFT[:HARD]
-    #[arg(long, value_name = "LIMIT")]
-    pub(crate) ulimit: Vec<String>,
-    /// Host name in the container
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname: Option<String>,
-    /// Network: none (only lo) or host
-    #[arg(long, value_enum, default_value = "none")]
-    pub(crate) net: Net,
-    /// Replace the image's entrypoint
-    #[arg(long, value_name = "CMD")]
-    pub(crate) entrypoint: Option<String>,
-    /// Label of the container
-    #[arg(long, value_name = "K=V")]
-    pub(crate) label: Vec<String>,
-    /// Annotation of the OCI spec
-    #[arg(long, value_name = "K=V")]
-    pub(crate) annotation: Vec<String>,
-    /// HOST[:CONTAINER[:rwm]]
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Vec<String>,
-    /// Signal that asks the container to end
-    #[arg(long, value_name = "SIGNAL")]
-    pub(crate) stop_signal: Option<String>,
-    /// Runtime instance of the configuration
-    #[arg(long, value_name = "NAME")]
-    pub(crate) runtime: Option<String>,
-    /// Snapshotter instance of the configuration
-    #[arg(long, value_name = "NAME")]
-    pub(crate) snapshotter: Option<String>,
-    /// Run on this folder instead of an image; every word is the command
-    #[arg(long, value_name = "DIR")]
-    pub(crate) rootfs: Option<PathBuf>,
-    /// Write the container's id to a new file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) cidfile: Option<PathBuf>,
-    /// Write the pid of the container's process to a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pidfile: Option<PathBuf>,
-    /// IMAGE [CMD…]: every word after IMAGE is the container's
-    #[arg(trailing_var_arg = true, required = true, value_name = "IMAGE")]
-    pub(crate) words: Vec<String>,
-}
-
-/// `--net`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Net {
-    /// Only lo.
-    None,
-    /// The host's.
-    Host,
 }
 
 /// `image`.

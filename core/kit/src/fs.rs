@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, quote};
 use crate::step::step;
 use crate::value::Usage;
 
@@ -154,6 +154,22 @@ pub fn read_limited(file: impl AsFd, what: &str, limit: u64) -> Result<Vec<u8>> 
         ));
     }
     Ok(data)
+}
+
+/// Reads a whole regular file that somebody named, at most `limit` bytes.
+/// What is something else is refused at once: a fifo without a writer would
+/// hold its reader for ever.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let shown = quote(&path.to_string_lossy());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).io_context(|| format!("open {shown}"))?;
+    let stat = rustix::fs::fstat(&fd).io_context(|| format!("stat {shown}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::precondition(format!(
+            "{shown} is not a regular file"
+        )));
+    }
+    read_limited(fd, &shown, limit)
 }
 
 /// A folder beneath which paths are resolved; nothing leads out of it.

@@ -15,6 +15,7 @@
 //! | [`record`], [`events`] | what the kit remembers; what happened |
 //! | [`stats`] | counters and processes of a running container |
 //! | [`shim`] | the supervisor of one container, from outside |
+//! | [`idmap`] | users of a container as other users of the host |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 //! | [`mod@step`] | where a test may kill or pause a process; nothing in a release |
@@ -27,6 +28,7 @@ pub mod driver;
 pub mod error;
 pub mod events;
 pub mod fs;
+pub mod idmap;
 pub mod ids;
 pub mod kit;
 pub mod lock;

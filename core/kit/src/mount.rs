@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 /// An overlay names its layers by one `lowerdir+=PATH` option a layer, topmost
 /// first, then `upperdir=PATH` and `workdir=PATH`; PATH is absolute and may
 /// hold commas, colons, spaces and backslashes. A bind mount has type `bind`
-/// and the option `bind` or `rbind`, with `ro` when it is read-only.
+/// and the option `bind` or `rbind`, with `ro` when it is read-only. The option
+/// `idmap=UIDS;GIDS` ([`IdMapping`](crate::idmap::IdMapping)) shows the layers
+/// that come after it, or the source of a bind, with mapped owners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// File-system type: `overlay`, `bind`, `tmpfs`, …
@@ -63,7 +65,7 @@ impl Mount {
             let first = self
                 .options
                 .iter()
-                .position(|option| option.starts_with("lowerdir+="))
+                .position(|o| o.starts_with("lowerdir+=") || o.starts_with("idmap="))
                 .unwrap_or(0);
             self.options.insert(first, format!("lowerdir+={upper}"));
         }

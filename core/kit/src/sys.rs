@@ -2,7 +2,7 @@
 //! `unsafe`.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -55,4 +55,43 @@ pub(crate) fn signal(number: i32) -> Option<Signal> {
     // SAFETY: the number is a signal of Linux. It is only ever sent, where
     // the C library's own use of the first real-time signals does not matter.
     Some(unsafe { Signal::from_raw_unchecked(number) })
+}
+
+/// A user namespace with these maps, as `/proc/PID/uid_map` wants them.
+///
+/// Only a process makes one, so a child does and is gone again: it sends no
+/// signal at its end and is seen by no `wait` that does not ask for it.
+pub(crate) fn user_namespace(uids: &str, gids: &str) -> std::io::Result<OwnedFd> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let read = ours.as_raw_fd();
+    let write = theirs.as_raw_fd();
+    // SAFETY: without CLONE_VM this is fork(2). The child makes only system
+    // calls, on numbers that were read before, and never returns.
+    let pid = unsafe {
+        let pid = libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::close(write);
+            let mut byte = 0u8;
+            // Until the parent closes its end, or dies.
+            while libc::read(read, (&raw mut byte).cast(), 1) < 0 {}
+            libc::_exit(0);
+        }
+        pid
+    };
+    if pid < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let made = std::fs::write(format!("/proc/{pid}/uid_map"), uids)
+        .and_then(|()| std::fs::write(format!("/proc/{pid}/gid_map"), gids))
+        .and_then(|()| std::fs::File::open(format!("/proc/{pid}/ns/user")));
+    drop(theirs);
+    // A copy of the pipe in a process that another thread just forked would
+    // keep the child alive.
+    // SAFETY: the child is not waited for yet, so that the pid is its own;
+    // `waitpid` may be given no place for the status.
+    unsafe {
+        libc::kill(pid as libc::pid_t, libc::SIGKILL);
+        libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL);
+    }
+    made.map(OwnedFd::from)
 }

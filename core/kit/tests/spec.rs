@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use containerkit::bundle::{self, Bundle};
 use containerkit::fs::Root;
-use containerkit::spec::{MountRequest, SpecRequest, build, parse, volume};
+use containerkit::spec::{MountRequest, NetworkMode, SpecRequest, build, parse, volume};
 use containerkit::{ContainerId, ErrorKind};
 use oci_spec::image::Config as ImageConfig;
 
@@ -298,12 +298,14 @@ fn volumes_mounts_limits_and_a_read_only_root() {
         ];
         request.devices = vec![parse::parse_device("/dev/zero:/dev/mine:r").unwrap()];
         request.ulimits = vec![parse::parse_ulimit("nofile=64:64").unwrap()];
-        request.memory = Some(64 << 20);
-        request.cpus = Some(0.5);
-        request.pids_limit = Some(50);
+        request.limits.memory = Some(64 << 20);
+        request.limits.cpus = Some(0.5);
+        request.limits.pids_limit = Some(50);
         request.security = vec![
-            parse::parse_security("no-new-privileges").unwrap(),
-            parse::parse_security("seccomp=unconfined").unwrap(),
+            parse::parse_security("no-new-privileges").unwrap().unwrap(),
+            parse::parse_security("seccomp=unconfined")
+                .unwrap()
+                .unwrap(),
         ];
         request.cap_drop = vec!["ALL".into()];
         request.cap_add = vec!["KILL".into()];
@@ -358,7 +360,7 @@ fn the_hosts_network_is_shared_when_asked() {
     let here = std::fs::read_link("/proc/self/ns/net").unwrap();
     for runtime in RUNTIMES {
         let mut request = sh("ls -l /proc/self/ns/net");
-        request.network = parse::parse_network("host").unwrap();
+        request.network = NetworkMode::Host;
         let text = house.stdout(runtime, request);
         assert!(text.contains(&*here.to_string_lossy()), "{text}");
     }
@@ -483,7 +485,10 @@ fn hostile_wishes_are_refused_in_one_line() {
         (
             "memory",
             SpecRequest {
-                memory: Some(1),
+                limits: containerkit::spec::Limits {
+                    memory: Some(1),
+                    ..Default::default()
+                },
                 ..sh("true")
             },
         ),

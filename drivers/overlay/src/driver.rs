@@ -217,6 +217,7 @@ impl Snapshotter for Overlay {
     fn capabilities(&self) -> SnapshotterCapabilities {
         SnapshotterCapabilities {
             rebase: true,
+            idmap: true,
             direct_upper: true,
             ..SnapshotterCapabilities::default()
         }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::RunArgs;
+use super::options::RunArgs;
 
 /// `run`.
 #[derive(Debug, Args)]

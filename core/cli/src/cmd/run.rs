@@ -1,6 +1,5 @@
 //! `run` and `create`: from flags and an image to a container.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use containerkit::container::{Containers, Made, NewContainer, RootSource};
@@ -9,11 +8,11 @@ use containerkit::record::{AfterExit, ContainerRecord, Lifetime};
 use containerkit::{Context, Error, InstanceName, IoContext, Result, fs};
 
 use crate::Outcome;
-use crate::app::{App, existing_dir};
-use crate::args::RunArgs;
+use crate::app::App;
 use crate::args::container::RunCommand;
+use crate::args::options::RunArgs;
 use crate::cmd::foreground::Signals;
-use crate::cmd::options;
+use crate::cmd::options::{self, Source};
 use crate::cmd::start::{self, Attach};
 use crate::output;
 use crate::progress::{Progress, Stderr};
@@ -33,7 +32,7 @@ pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
         false => Lifetime::Durable,
     };
     let cidfile = CidFile::check(&args.make)?;
-    let new = request(app, &args.make, lifetime)?;
+    let new = request(app, &containers, &args.make, lifetime)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     cidfile.write(&created.record)?;
@@ -52,7 +51,7 @@ pub(crate) fn create(app: &App, args: RunArgs) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
     let cidfile = CidFile::check(&args)?;
-    let new = request(app, &args, Lifetime::Durable)?;
+    let new = request(app, &containers, &args, Lifetime::Durable)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     cidfile.write(&created.record)?;
@@ -160,17 +159,23 @@ pub(crate) fn containers(app: &App) -> Result<Containers> {
 }
 
 /// Flags to a request; everything is checked before anything is made.
-fn request(app: &App, args: &RunArgs, lifetime: Lifetime) -> Result<NewContainer> {
-    let spec = options::spec_request(args)?;
+fn request(
+    app: &App,
+    containers: &Containers,
+    args: &RunArgs,
+    lifetime: Lifetime,
+) -> Result<NewContainer> {
+    let spec = options::spec_request(args, containers, &app.config.root)?;
+    let log = options::log(args)?;
     let labels = options::labels(args)?;
     let name = args.name.as_deref().map(str::parse).transpose()?;
     let runtime: Option<InstanceName> = args.runtime.as_deref().map(str::parse).transpose()?;
     let snapshotter: Option<InstanceName> =
         args.snapshotter.as_deref().map(str::parse).transpose()?;
     let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
-    let source = match &args.rootfs {
-        Some(dir) => RootSource::Directory(existing_dir(dir)?),
-        None => image_source(app, &args.words[0], args.snapshotter.as_deref())?,
+    let source = match options::source(args, &spec)? {
+        Source::Directory(dir) => RootSource::Directory(dir),
+        Source::Image(name) => image_source(app, name, args.snapshotter.as_deref())?,
     };
     Ok(NewContainer {
         name,
@@ -192,7 +197,7 @@ fn request(app: &App, args: &RunArgs, lifetime: Lifetime) -> Result<NewContainer
             .map(std::path::absolute)
             .transpose()
             .io_context(|| "find the current folder")?,
-        log: BTreeMap::new(),
+        log,
         labels,
     })
 }

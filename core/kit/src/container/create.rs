@@ -1,6 +1,5 @@
 //! Record, snapshot, bundle.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::process::ProcessIdentity;
 use crate::record::{AfterExit, ContainerRecord, DriverStamp, Lifetime};
 use crate::reference::Reference;
 use crate::shim::RuntimeRef;
-use crate::spec::{self, SpecRequest};
+use crate::spec::{self, LogOptions, SpecRequest};
 use crate::step::step;
 use crate::value::{Labels, Timestamp};
 
@@ -64,8 +63,8 @@ pub struct NewContainer {
     pub open_stdin: bool,
     /// A file that gets its pid at each start, absolute.
     pub pidfile: Option<PathBuf>,
-    /// How its output is logged: `driver`, `max-size`, `max-file`.
-    pub log: BTreeMap<String, String>,
+    /// How its output is logged.
+    pub log: LogOptions,
     /// Labels that the user gave.
     pub labels: Labels,
 }
@@ -92,7 +91,12 @@ impl Containers {
     /// is undone and the error is `Cancelled`. A name that a killed command's
     /// `--rm` container still has is freed first.
     pub fn create(&self, new: NewContainer, interrupted: &dyn Fn() -> bool) -> Result<Created> {
+        new.spec.check()?;
         let id = ContainerId::generate()?;
+        let users = new.spec.mapping(&id)?;
+        if let Some(users) = &users {
+            users.check_reach(&self.bundle_dir(&id))?;
+        }
         let name = match &new.name {
             Some(name) => name.clone(),
             None => id.short().parse()?,
@@ -104,6 +108,18 @@ impl Containers {
                 (Some((name.clone(), digest.clone())), Some(snapshotter))
             }
         };
+        if let (Some(_), Some(snapshotter)) = (&users, &snapshotter)
+            && !snapshotter.capabilities().idmap
+        {
+            return Err(Error::new(
+                ErrorKind::Unimplemented,
+                format!(
+                    "mapped users: the snapshotter {} cannot show its files with other owners",
+                    snapshotter.stamp.instance
+                ),
+            )
+            .with_hint("leave --userns out, or use a snapshotter with the capability IDMAP"));
+        }
         let snapshot: Option<SnapshotKey> = match snapshotter {
             Some(_) => Some(id.as_str().parse()?),
             None => None,
@@ -155,6 +171,9 @@ impl Containers {
             _ => return Err(Error::internal("an image container without a snapshotter")),
         };
         step("container.prepared");
+        if let Some(users) = &users {
+            created.mounts = users.mounts(std::mem::take(&mut created.mounts))?;
+        }
         check()?;
         if new.lifetime == Lifetime::Ephemeral {
             let mounts = std::mem::take(&mut created.mounts);

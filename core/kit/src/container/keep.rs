@@ -51,9 +51,9 @@ pub struct Settings {
     /// A file that gets its pid at each start.
     #[serde(default)]
     pub pidfile: Option<PathBuf>,
-    /// How its output is logged, as options.
+    /// How its output is logged.
     #[serde(default)]
-    pub log: std::collections::BTreeMap<String, String>,
+    pub log: crate::spec::LogOptions,
 }
 
 impl Settings {

@@ -10,6 +10,7 @@ use crate::lock::{FileLock, Wait};
 use crate::mount::Mount;
 use crate::record::{AfterExit, ContainerRecord, Lifetime};
 use crate::shim::{self, PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::spec;
 use crate::step::step;
 
 /// How long a shim that is ending may take.
@@ -49,6 +50,10 @@ impl Containers {
                 .snapshotter(Some(&stamp.instance))?
                 .mounts(key)?,
             _ => self.directory(&record)?,
+        };
+        let mounts = match spec::mapping_of(&self.spec(&record.id)?)? {
+            Some(users) => users.mounts(mounts)?,
+            None => mounts,
         };
         Ok(Created {
             containers: self.clone(),

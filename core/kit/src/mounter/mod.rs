@@ -12,6 +12,7 @@
 //! Overlays are mounted by the first way that the kernel knows, see [`Way`];
 //! no path of a layer is ever put where it would have to be escaped.
 
+mod idmap;
 mod options;
 mod overlay;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use crate::error::{Error, ErrorKind, IoContext, Result, quote};
+use crate::idmap::OPTION;
 use crate::mount::Mount;
 use options::Options;
 use tree::Piece;
@@ -223,7 +225,7 @@ fn mount_one(way: Option<Way>, mount: &Mount) -> Result<OwnedFd> {
 }
 
 fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd> {
-    if let Some((key, _)) = options.data.first() {
+    if let Some((key, _)) = options.data.iter().find(|(key, _)| key != OPTION) {
         return Err(Error::invalid(format!(
             "{}: unknown option {}",
             name(mount),
@@ -236,9 +238,13 @@ fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd> {
             name(mount)
         )));
     }
-    tree::clone(CWD, &mount.source, options.recursive)
+    let tree = tree::clone(CWD, &mount.source, options.recursive)
         .io_context(|| name(mount))
-        .map_err(kind_for_mount)
+        .map_err(kind_for_mount)?;
+    if let Some(mapping) = &options.mapping {
+        idmap::map(mount, &tree, &idmap::namespace(mapping)?)?;
+    }
+    Ok(tree)
 }
 
 /// A file system by name, through the mount API of Linux 5.2.

@@ -4,6 +4,7 @@
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 use crate::error::{Error, Result, quote};
+use crate::idmap::{IdMapping, OPTION};
 use crate::mount::Mount;
 use crate::sys::MountAttr;
 
@@ -16,6 +17,8 @@ pub(super) struct Options {
     set: u64,
     clear: u64,
     propagation: Option<MountPropagationFlags>,
+    /// Of a bind's source, or of the layers of an overlay.
+    pub(super) mapping: Option<IdMapping>,
     /// For the file system, in order: `key=value` or a flag.
     pub(super) data: Vec<(String, Option<String>)>,
 }
@@ -77,6 +80,12 @@ impl Options {
             "noatime" => self.access_time(MountAttrFlags::MOUNT_ATTR_NOATIME),
             "strictatime" => self.access_time(MountAttrFlags::MOUNT_ATTR_STRICTATIME),
             "relatime" => self.access_time(MountAttrFlags::MOUNT_ATTR_RELATIME),
+            _ if option.starts_with("idmap=") => {
+                let text = option.trim_start_matches("idmap=");
+                self.mapping = Some(text.parse().map_err(|_| "want idmap=UIDS;GIDS")?);
+                // Where it stands says which layers it is for.
+                self.data.push((OPTION.into(), None));
+            }
             _ => self.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.into(), Some(value.into())),
                 None => (option.into(), None),

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsOpenFlags, MountFlags};
+use rustix::mount::{
+    FsOpenFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+};
 
 use super::options::Options;
-use super::{OVERLAY_LAYERS, Way, name, tree};
+use super::{OVERLAY_LAYERS, Way, idmap, name, tree};
 use crate::error::{Error, ErrorKind, IoContext, Result, quote};
+use crate::idmap::{IdMapping, OPTION};
 use crate::mount::Mount;
 
 /// `mount(2)` takes one page of options, the ending NUL included.
@@ -26,6 +29,9 @@ const RETRIES: u32 = 8;
 /// What an overlay is made of; all paths as they are, unescaped.
 struct Layers {
     lower: Vec<String>,
+    /// How many of the topmost are shown as they are; the mapping, if any, is
+    /// for those below.
+    plain: usize,
     upper: Option<String>,
     work: Option<String>,
     rest: Vec<(String, Option<String>)>,
@@ -36,10 +42,17 @@ pub(super) fn mount(way: Option<Way>, mount: &Mount, options: &Options) -> Resul
     let way = way.unwrap_or_else(best_way);
     let mut left = if layers.upper.is_some() { RETRIES } else { 0 };
     loop {
-        let mounted = match way {
+        let by = || match way {
             Way::Descriptors => by_descriptors(mount, options, &layers),
             Way::Strings => by_strings(mount, options, &layers),
             Way::Page => by_page(mount, options, &layers),
+        };
+        let mounted = match &options.mapping {
+            None => by(),
+            Some(mapping) => tree::in_private_namespace(|_| {
+                cover_mapped(mount, mapping, &layers)?;
+                by()
+            }),
         };
         match mounted {
             // Two who mount one upper at once take each other's work folder
@@ -67,6 +80,7 @@ impl Layers {
     fn of(mount: &Mount, options: &Options) -> Result<Layers> {
         let mut layers = Layers {
             lower: Vec::new(),
+            plain: usize::MAX,
             upper: None,
             work: None,
             rest: Vec::new(),
@@ -75,6 +89,7 @@ impl Layers {
             match (key.as_str(), value) {
                 ("lowerdir+", Some(path)) => layers.lower.push(path.clone()),
                 ("lowerdir", Some(list)) => layers.lower.extend(split_classic(mount, list)?),
+                (OPTION, None) => layers.plain = layers.lower.len(),
                 ("upperdir", Some(path)) => layers.upper = Some(path.clone()),
                 ("workdir", Some(path)) => layers.work = Some(path.clone()),
                 _ => layers.rest.push((key.clone(), value.clone())),
@@ -127,6 +142,37 @@ fn split_classic(mount: &Mount, list: &str) -> Result<Vec<String>> {
         )));
     }
     Ok(layers)
+}
+
+/// Mounts each layer that is to be mapped over itself, mapped, so that its
+/// name leads there: before Linux 6.15 an overlay takes no layer that is
+/// mounted nowhere. In a thread whose mounts nobody else sees.
+fn cover_mapped(mount: &Mount, mapping: &IdMapping, layers: &Layers) -> Result<()> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags).io_context(|| "make a mount namespace a slave")?;
+    let namespace = idmap::namespace(mapping)?;
+    for path in layers.lower.iter().skip(layers.plain) {
+        let layer = tree::open_layer(mount, "layer", path, OFlags::PATH)?;
+        let what = || format!("{}: layer {}", name(mount), quote(path));
+        let mapped = rustix::mount::open_tree(
+            &layer,
+            "",
+            OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH,
+        )
+        .io_context(what)?;
+        idmap::map(mount, &mapped, &namespace)?;
+        rustix::mount::move_mount(
+            &mapped,
+            "",
+            &layer,
+            "",
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+        )
+        .io_context(what)?;
+    }
+    Ok(())
 }
 
 /// Asks the kernel, once in a process.

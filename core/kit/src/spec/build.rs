@@ -1,11 +1,13 @@
 //! [`build`]: all parts put together.
 
-use oci_spec::runtime::{BoxBuilder, Process, Root as SpecRoot, Spec, User};
+use oci_spec::image::Config as ImageConfig;
+use oci_spec::runtime::{BoxBuilder, PosixRlimit, Process, Root as SpecRoot, Spec, User};
 
 use super::caps::{self, CapabilitySet};
+use super::program::INIT_PATH;
 use super::user::ResolvedUser;
-use super::{BuiltSpec, NetworkMode, SecurityOption, SpecRequest};
-use super::{env, linux, mounts, parse, path, user};
+use super::{BuiltSpec, NamespaceMode, NetworkMode, SecurityOption, SpecRequest};
+use super::{env, linux, lsm, mounts, parse, path, user};
 use crate::error::{Error, Result, quote};
 use crate::fs::Root;
 use crate::ids::ContainerId;
@@ -24,39 +26,40 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
         ));
     }
     path::check_mount_points(rootfs)?;
+    if let Some(whole) = &request.whole {
+        return whole.build(request, id, rootfs);
+    }
+    request.check()?;
     let image = request.image.clone().unwrap_or_default();
-    let available = CapabilitySet::available()?;
-    let capabilities = caps::choose(
-        request.privileged,
-        &request.cap_add,
-        &request.cap_drop,
-        available,
-    )?;
-    linux::check_ulimits(&request.ulimits, available)?;
+    let capabilities = capabilities(request)?;
+    let users = request.users.mapping(id)?;
 
     let user_text = non_empty(&request.user).or(non_empty(image.user()));
-    let found = user::resolve(rootfs, user_text.unwrap_or(""))?;
+    let mut found = user::resolve(rootfs, user_text.unwrap_or(""))?;
+    user::add_groups(rootfs, &mut found, &request.groups)?;
+    if let Some(users) = &users {
+        found.check_mapped(users)?;
+    }
     let hostname = hostname(request, id)?;
     let workdir = non_empty(&request.workdir)
         .or(non_empty(image.working_dir()))
         .unwrap_or("/");
-    let signal = non_empty(&request.stop_signal).or(non_empty(image.stop_signal()));
-    let stop_signal = signal.map_or(Ok(DEFAULT_STOP_SIGNAL), parse::parse_signal)?;
-    let no_new_privileges = request
-        .security
-        .iter()
-        .rev()
-        .find_map(|option| match option {
-            SecurityOption::NoNewPrivileges(on) => Some(*on),
-            _ => None,
-        })
-        .unwrap_or(false);
+    let stop_signal = stop_signal(request, &image)?;
 
+    let mut args = env::arguments(request, &image)?;
+    if request.init.is_some() {
+        args.splice(0..0, [INIT_PATH.to_owned(), "--".to_owned()]);
+    }
+    let mut ulimits: Vec<PosixRlimit> = Vec::new();
+    for limit in &request.ulimits {
+        ulimits.retain(|known| known.typ() != limit.typ());
+        ulimits.push(*limit);
+    }
     let mut process = Process::default();
     process
         .set_terminal(Some(request.terminal))
         .set_user(spec_user(&found))
-        .set_args(Some(env::arguments(request, &image)?))
+        .set_args(Some(args))
         .set_env(Some(env::environment(
             request,
             &image,
@@ -66,13 +69,11 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
         )?))
         .set_cwd(path::workdir(rootfs, workdir)?.into())
         .set_capabilities(Some(capabilities.to_spec(found.uid)))
-        .set_rlimits((!request.ulimits.is_empty()).then(|| request.ulimits.clone()))
-        .set_no_new_privileges(Some(no_new_privileges));
-
-    if let (true, Some((rows, columns))) = (request.terminal, request.console_size) {
-        let size = BoxBuilder::default().height(rows).width(columns).build();
-        process.set_console_size(size.ok());
-    }
+        .set_rlimits((!ulimits.is_empty()).then_some(ulimits))
+        .set_oom_score_adj(request.oom_score_adj)
+        .set_apparmor_profile(lsm::apparmor(request)?)
+        .set_no_new_privileges(Some(no_new_privileges(request)));
+    set_console_size(&mut process, request);
 
     let parts = mounts::mounts(request, &image, rootfs, &hostname)?;
     let mut root = SpecRoot::default();
@@ -85,10 +86,15 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
     spec.set_version(OCI_VERSION.into())
         .set_root(Some(root))
         .set_process(Some(process))
-        .set_hostname(Some(hostname))
+        .set_hostname((request.namespaces.uts == NamespaceMode::Private).then_some(hostname))
         .set_mounts(Some(parts.mounts))
         .set_annotations((!annotations.is_empty()).then_some(annotations))
-        .set_linux(Some(linux::linux(request, id, capabilities)?))
+        .set_linux(Some(linux::linux(
+            request,
+            id,
+            capabilities,
+            users.as_ref(),
+        )?))
         .set_hooks(None);
     Ok(BuiltSpec {
         spec,
@@ -96,6 +102,41 @@ pub fn build(request: &SpecRequest, id: &ContainerId, rootfs: &Root) -> Result<B
         volumes: parts.volumes,
         files: parts.files,
     })
+}
+
+/// What the container's processes may have at most.
+pub(super) fn capabilities(request: &SpecRequest) -> Result<CapabilitySet> {
+    caps::choose(
+        request.privileged,
+        &request.cap_add,
+        &request.cap_drop,
+        CapabilitySet::available()?,
+    )
+}
+
+pub(super) fn stop_signal(request: &SpecRequest, image: &ImageConfig) -> Result<i32> {
+    let signal = non_empty(&request.stop_signal).or(non_empty(image.stop_signal()));
+    signal.map_or(Ok(DEFAULT_STOP_SIGNAL), parse::parse_signal)
+}
+
+pub(super) fn set_console_size(process: &mut Process, request: &SpecRequest) {
+    process.set_console_size(None);
+    if let (true, Some((rows, columns))) = (request.terminal, request.console_size) {
+        let size = BoxBuilder::default().height(rows).width(columns).build();
+        process.set_console_size(size.ok());
+    }
+}
+
+fn no_new_privileges(request: &SpecRequest) -> bool {
+    let wish = request
+        .security
+        .iter()
+        .rev()
+        .find_map(|option| match option {
+            SecurityOption::NoNewPrivileges(on) => Some(*on),
+            _ => None,
+        });
+    wish.unwrap_or(false)
 }
 
 pub(super) fn spec_user(found: &ResolvedUser) -> User {
@@ -106,26 +147,33 @@ pub(super) fn spec_user(found: &ResolvedUser) -> User {
     user
 }
 
-fn non_empty(text: &Option<String>) -> Option<&str> {
+pub(super) fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
 fn hostname(request: &SpecRequest, id: &ContainerId) -> Result<String> {
     if let Some(name) = non_empty(&request.hostname) {
-        if !is_hostname(name) {
-            return Err(Error::invalid(format!(
-                "host name {}: want at most 64 letters, digits, '-', '.' and '_'",
-                quote(name)
-            )));
-        }
         return Ok(name.to_owned());
     }
     let uname = rustix::system::uname();
-    match (&request.network, uname.nodename().to_str()) {
+    let is_hosts =
+        request.network == NetworkMode::Host || request.namespaces.uts != NamespaceMode::Private;
+    match uname.nodename().to_str() {
         // It goes into /etc/hosts: what could write a line there is left out.
-        (NetworkMode::Host, Ok(name)) if is_hostname(name) => Ok(name.to_owned()),
+        Ok(name) if is_hosts && is_hostname(name) => Ok(name.to_owned()),
         _ => Ok(id.short().to_owned()),
     }
+}
+
+/// Refuses a name that no host has.
+pub(super) fn check_hostname(what: &str, name: &str) -> Result<()> {
+    if is_hostname(name) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what} {}: want at most 64 letters, digits, '-', '.' and '_'",
+        quote(name)
+    )))
 }
 
 fn is_hostname(name: &str) -> bool {

@@ -40,11 +40,13 @@ pub(super) fn devices(request: &SpecRequest) -> Result<(Vec<LinuxDevice>, Vec<Li
         rules.extend(DEFAULT.map(|(kind, major, minor, access)| rule(kind, major, minor, access)));
     }
     for wanted in &request.devices {
-        let node = node(wanted)?;
-        rules.push(rule(node.typ(), node.major(), node.minor(), &wanted.access));
-        nodes.retain(|known: &LinuxDevice| known.path() != node.path());
-        nodes.push(node);
+        for node in of_wish(wanted)? {
+            rules.push(rule(node.typ(), node.major(), node.minor(), &wanted.access));
+            nodes.retain(|known: &LinuxDevice| known.path() != node.path());
+            nodes.push(node);
+        }
     }
+    rules.extend(request.device_rules.iter().cloned());
     Ok((nodes, rules))
 }
 
@@ -58,13 +60,25 @@ fn rule(kind: LinuxDeviceType, major: i64, minor: i64, access: &str) -> LinuxDev
     rule
 }
 
-fn node(wanted: &DeviceRequest) -> Result<LinuxDevice> {
+/// The node, or every node in the folder.
+fn of_wish(wanted: &DeviceRequest) -> Result<Vec<LinuxDevice>> {
     let shown = quote(&wanted.host.to_string_lossy());
     let meta = std::fs::metadata(&wanted.host).io_context(|| format!("device {shown}"))?;
-    device(&meta, Path::new(&wanted.container)).ok_or_else(|| {
-        Error::invalid(format!("device {shown}: it is not a device node"))
-            .with_hint("a file or a folder is given with -v")
-    })
+    let mut nodes = Vec::new();
+    if meta.is_dir() {
+        in_folder(&wanted.host, Path::new(&wanted.container), &[], &mut nodes)?;
+    } else {
+        nodes.extend(device(&meta, Path::new(&wanted.container)));
+    }
+    if nodes.is_empty() {
+        let why = match meta.is_dir() {
+            true => "there is no device node in it",
+            false => "it is not a device node",
+        };
+        return Err(Error::invalid(format!("device {shown}: {why}"))
+            .with_hint("a file or a folder is given with -v"));
+    }
+    Ok(nodes)
 }
 
 fn device(meta: &std::fs::Metadata, path: &Path) -> Option<LinuxDevice> {
@@ -91,26 +105,32 @@ fn host_devices(dir: &Path, nodes: &mut Vec<LinuxDevice>) -> Result<()> {
         "pts", "shm", "mqueue", "fd", "console", "ptmx", "tty", "null", "zero", "full", "random",
         "urandom",
     ];
+    in_folder(dir, Path::new("/dev"), &OWN, nodes)
+}
+
+/// Every node beneath `dir`, as one beneath `target`; symlinks are passed over.
+fn in_folder(dir: &Path, target: &Path, own: &[&str], nodes: &mut Vec<LinuxDevice>) -> Result<()> {
     let entries = std::fs::read_dir(dir).io_context(|| format!("list {}", dir.display()))?;
     for entry in entries {
         let entry = entry.io_context(|| format!("list {}", dir.display()))?;
-        let top = dir == Path::new("/dev");
-        if top && OWN.iter().any(|own| entry.file_name() == *own) {
+        if own.iter().any(|own| entry.file_name() == *own) {
             continue;
         }
         let path = entry.path();
+        let target = target.join(entry.file_name());
         // A node may vanish between listing and asking.
         let Ok(meta) = std::fs::symlink_metadata(&path) else {
             continue;
         };
         if meta.is_dir() {
-            host_devices(&path, nodes)?;
-        } else if let Some(device) = device(&meta, &path) {
+            in_folder(&path, &target, &[], nodes)?;
+        } else if let Some(device) = device(&meta, &target) {
             nodes.push(device);
         }
         if nodes.len() > HOST_DEVICE_LIMIT {
             return Err(Error::precondition(format!(
-                "the host's /dev has more than {HOST_DEVICE_LIMIT} devices"
+                "{} has more than {HOST_DEVICE_LIMIT} devices",
+                dir.display()
             )));
         }
     }
@@ -145,8 +165,24 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_stands_for_its_nodes() {
+        let (nodes, rules) = devices(&request("/dev")).expect("devices");
+        let zero = nodes
+            .iter()
+            .find(|node| node.path() == Path::new("/dev/x/zero"));
+        assert_eq!(zero.map(LinuxDevice::minor), Some(5));
+        assert_eq!(rules.len(), 1 + DEFAULT.len() + nodes.len());
+        let mut wish = SpecRequest::default();
+        wish.device_rules
+            .push(super::super::parse::parse_device_rule("c 10:200 rw").expect("rule"));
+        let (_, rules) = devices(&wish).expect("devices");
+        let last = rules.last().expect("rule");
+        assert_eq!(last.to_string(), "c 10:200 rw");
+    }
+
+    #[test]
     fn only_devices_are_devices() {
-        for bad in ["/dev", "/dev/does-not-exist", "/etc/passwd"] {
+        for bad in ["/etc", "/dev/does-not-exist", "/etc/passwd"] {
             assert!(devices(&request(bad)).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,7 @@
 //! as they are: raising one needs a privilege that many machines lack.
 //!
 //! ```no_run
-//! use containerkit::spec::{SpecRequest, build, parse, volume};
+//! use containerkit::spec::{Limits, SpecRequest, build, parse, volume};
 //! use containerkit::{Bundle, ContainerId, Result, fs::Root};
 //! # fn story(image: containerkit::oci_spec::image::Config) -> Result<()> {
 //! let id: ContainerId = "web".parse()?;
@@ -22,7 +22,7 @@
 //! let request = SpecRequest {
 //!     image: Some(image),
 //!     env: vec![parse::parse_env("MODE=test")?],
-//!     memory: Some(parse::parse_memory("64m")?),
+//!     limits: Limits { memory: Some(parse::parse_memory("64m")?), ..Limits::default() },
 //!     bundle: "/run/containerkit/containers/web/bundle".into(),
 //!     volumes_dir: "/var/lib/containerkit/containers/web/volumes".into(),
 //!     ..SpecRequest::default()
@@ -39,11 +39,17 @@
 
 mod build;
 pub mod caps;
+mod check;
 mod devices;
 mod env;
 pub mod exec;
+mod files;
+mod limits;
 mod linux;
+mod log;
+mod lsm;
 mod mounts;
+mod namespace;
 pub mod parse;
 pub mod path;
 pub mod program;
@@ -52,20 +58,25 @@ mod syscalls;
 mod target;
 pub mod user;
 pub mod volume;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::image::Config as ImageConfig;
-use oci_spec::runtime::{PosixRlimit, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, PosixRlimit, Spec};
 
 use crate::bundle::BundleFile;
 use crate::mount::Access;
 
+pub use self::log::{LogDriver, LogOptions};
+pub use crate::idmap::{IdMap, IdMapping, UserNamespace};
 pub use build::build;
 pub use exec::{ExecSpec, exec_process};
-pub use linux::limits;
+pub use limits::{Limits, limits};
+pub use program::INIT_PATH;
 pub use volume::VolumeFolder;
+pub use whole::{WholeSpec, mapping_of, read_whole};
 
 #[cfg(doc)]
 use crate::fs::Root;
@@ -87,9 +98,17 @@ pub struct SpecRequest {
     pub workdir: Option<String>,
     /// `USER[:GROUP]`, names or ids; the image's or root without it.
     pub user: Option<String>,
+    /// Further groups of the process, names or ids.
+    pub groups: Vec<String>,
     /// Host name; the short id without it, the host's with
     /// [`NetworkMode::Host`].
     pub hostname: Option<String>,
+    /// NIS domain name, what `domainname` prints.
+    pub domainname: Option<String>,
+    /// Further lines of `/etc/hosts`.
+    pub hosts: Vec<HostEntry>,
+    /// What `/etc/resolv.conf` says.
+    pub dns: Dns,
     /// A terminal for the process.
     pub terminal: bool,
     /// Rows and columns that the terminal begins with.
@@ -106,16 +125,31 @@ pub struct SpecRequest {
     pub mounts: Vec<MountRequest>,
     /// Devices of the user.
     pub devices: Vec<DeviceRequest>,
-    /// Memory limit in bytes.
-    pub memory: Option<i64>,
-    /// CPU limit in CPUs.
-    pub cpus: Option<f64>,
-    /// Limit of tasks; 0 or less: none.
-    pub pids_limit: Option<i64>,
-    /// Limits of the process.
+    /// Further rules of the device cgroup.
+    pub device_rules: Vec<LinuxDeviceCgroup>,
+    /// Limits of the cgroup.
+    pub limits: Limits,
+    /// Limits of the process; the last of a kind counts.
     pub ulimits: Vec<PosixRlimit>,
+    /// How willingly the kernel kills it when memory is short, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Bytes of `/dev/shm`; 64 MiB without it.
+    pub shm_size: Option<i64>,
+    /// Kernel parameters of the container's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
     /// The network.
     pub network: NetworkMode,
+    /// The other namespaces.
+    pub namespaces: Namespaces,
+    /// Mapped users and groups, or the host's.
+    pub users: UserNamespace,
+    /// A reaper on the host, mounted at [`INIT_PATH`] and run as process 1
+    /// with the command as its child.
+    pub init: Option<PathBuf>,
+    /// A whole spec in place of what is made of the other fields: of them
+    /// only `command`, `terminal`, `console_size`, `annotations`,
+    /// `stop_signal` and `cgroups_path` count.
+    pub whole: Option<WholeSpec>,
     /// Security options.
     pub security: Vec<SecurityOption>,
     /// Annotations. Only the user's: what an image says of itself never
@@ -143,6 +177,51 @@ pub enum NetworkMode {
     Host,
     /// An existing network namespace, `/run/netns/x`.
     Namespace(PathBuf),
+}
+
+/// A namespace of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NamespaceMode {
+    /// Its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// An existing one, `/proc/PID/ns/x`.
+    Join(PathBuf),
+}
+
+/// The namespaces beside network, mounts and users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: NamespaceMode,
+    /// System V IPC, message queues; `/dev/shm` goes with it.
+    pub ipc: NamespaceMode,
+    /// Host and domain name.
+    pub uts: NamespaceMode,
+    /// The root of the cgroups.
+    pub cgroup: NamespaceMode,
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEntry {
+    /// The name.
+    pub name: String,
+    /// Its address.
+    pub address: std::net::IpAddr,
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers.
+    pub servers: Vec<std::net::IpAddr>,
+    /// Domains that are tried behind a short name.
+    pub searches: Vec<String>,
+    /// Options as in resolv.conf(5).
+    pub options: Vec<String>,
 }
 
 /// A mount that a user asks for.
@@ -189,8 +268,14 @@ pub enum SecurityOption {
     /// The filter in this file, an OCI `seccomp` object or a profile with
     /// conditions as other engines ship them.
     SeccompFile(PathBuf),
+    /// The built-in filter, also for a privileged container.
+    SeccompDefault,
     /// Whether setuid programs gain nothing.
     NoNewPrivileges(bool),
+    /// An AppArmor profile that is loaded on the host, or `unconfined`.
+    AppArmor(String),
+    /// Nothing under `/proc` and `/sys` is masked or made read-only.
+    SystemPathsUnconfined,
 }
 
 /// What [`build`] returns.

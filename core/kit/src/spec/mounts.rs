@@ -5,18 +5,14 @@ use std::path::Path;
 
 use oci_spec::image::Config as ImageConfig;
 use oci_spec::runtime::Mount;
-use rustix::fs::OFlags;
 
-use super::path::resolve;
-use super::{MountRequest, MountSource, NetworkMode, SpecRequest, VolumeFolder, target};
+use super::program::INIT_PATH;
+use super::{MountRequest, MountSource, NamespaceMode, NetworkMode, SpecRequest, UserNamespace};
+use super::{VolumeFolder, files, target};
 use crate::bundle::BundleFile;
-use crate::error::{Error, ErrorKind, IoContext, Result, quote};
+use crate::error::{Error, ErrorKind, Result, quote};
 use crate::fs::Root;
 use crate::mount::Access;
-
-/// An `/etc/hosts` or `/etc/resolv.conf` of the host larger than this is
-/// left out.
-const HOST_FILE_LIMIT: u64 = 1 << 20;
 
 /// More declared volumes than this is refused.
 const VOLUME_LIMIT: usize = 256;
@@ -38,15 +34,16 @@ pub(super) fn mounts(
     let given: Vec<&str> = request.mounts.iter().map(|m| m.target.as_str()).collect();
     let places = target::of_user(rootfs, &given)?;
     for (wanted, place) in request.mounts.iter().zip(&places) {
-        let mount = user_mount(wanted, place)?;
-        own.retain(|known: &Mount| known.destination() != mount.destination());
-        own.push(mount);
+        own.push(user_mount(wanted, place)?);
+    }
+    if let Some(init) = &request.init {
+        own.push(init_mount(init, &places)?);
     }
     let volumes = volumes(request, image, rootfs, &places)?;
     for volume in &volumes {
         own.push(bind(&volume.source, &volume.target, Access::ReadWrite));
     }
-    let files = files(request, rootfs, hostname, &own);
+    let files = files::files(request, rootfs, hostname, &own)?;
     let access = if request.read_only {
         Access::ReadOnly
     } else {
@@ -87,10 +84,77 @@ fn bind(source: &Path, target: &str, access: Access) -> Mount {
     mount
 }
 
+/// The reaper, in what the runtime mounts afresh: no image reaches there.
+fn init_mount(init: &Path, places: &[String]) -> Result<Mount> {
+    let above = places
+        .iter()
+        .find(|place| super::path::is_within(INIT_PATH, place));
+    if let Some(place) = above {
+        return Err(Error::invalid(format!(
+            "mount target {}: the container's init lies there",
+            quote(place)
+        ))
+        .with_hint("leave --init out, or mount elsewhere"));
+    }
+    let mut mount = bind(init, INIT_PATH, Access::ReadOnly);
+    mount.set_options(Some(
+        ["bind", "ro", "nosuid", "nodev", "rprivate"]
+            .map(str::to_owned)
+            .to_vec(),
+    ));
+    Ok(mount)
+}
+
 fn system(request: &SpecRequest) -> Vec<Mount> {
     let access = if request.privileged { "rw" } else { "ro" };
-    vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    let shared = |mode: &NamespaceMode| *mode != NamespaceMode::Private;
+    let is_mapped = request.users != UserNamespace::Host;
+    let of_host = |path: &str, options: &[&str]| {
+        mount(
+            path,
+            "bind",
+            path,
+            &[&["rbind", "rprivate"], options].concat(),
+        )
+    };
+    let shm = format!("size={}", request.shm_size.unwrap_or(64 << 20));
+    // A file system that shows a namespace is mounted by who owns it: mapped
+    // users see the host's where the namespace is the host's.
+    let proc = match is_mapped && shared(&request.namespaces.pid) {
+        true => of_host("/proc", &["nosuid", "noexec", "nodev"]),
+        false => mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    };
+    let sys = match is_mapped && request.network != NetworkMode::None {
+        true => of_host("/sys", &["nosuid", "noexec", "nodev", "ro"]),
+        false => mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", access],
+        ),
+    };
+    let (shm, mqueue) = match &request.namespaces.ipc {
+        NamespaceMode::Host => (
+            of_host("/dev/shm", &["nosuid", "noexec", "nodev"]),
+            of_host("/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        ),
+        _ => (
+            mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", &shm],
+            ),
+            mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ),
+        ),
+    };
+    let mut list = vec![
+        proc,
         mount(
             "/dev",
             "tmpfs",
@@ -110,31 +174,38 @@ fn system(request: &SpecRequest) -> Vec<Mount> {
                 "gid=5",
             ],
         ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", access],
-        ),
+        shm,
+        mqueue,
+        sys,
         mount(
             "/sys/fs/cgroup",
             "cgroup",
             "cgroup",
             &["nosuid", "noexec", "nodev", "relatime", access],
         ),
-    ]
+    ];
+    // A host without message queues has none to share.
+    list.retain(|mount| mount.typ().as_deref() != Some("bind") || mount.destination().exists());
+    list
+}
+
+/// Refuses what cannot be mounted, before anything is made.
+pub(super) fn check_source(wanted: &MountRequest) -> Result<()> {
+    match &wanted.source {
+        MountSource::Tmpfs => Ok(()),
+        MountSource::Path(path) => std::fs::metadata(path).map(drop).map_err(|error| {
+            Error::io(
+                format!("mount source {}", quote(&path.to_string_lossy())),
+                error,
+            )
+            .with_hint("a bind mount's source must exist; make it first")
+        }),
+        MountSource::Volume(name) => Err(Error::new(
+            ErrorKind::Unimplemented,
+            format!("volume {}: named volumes need a volume driver", quote(name)),
+        )
+        .with_hint("give a folder of the host: a path beginning with / or ./")),
+    }
 }
 
 fn user_mount(wanted: &MountRequest, target: &str) -> Result<Mount> {
@@ -146,10 +217,7 @@ fn user_mount(wanted: &MountRequest, target: &str) -> Result<Mount> {
                     "mount source {shown}: want an absolute path"
                 )));
             }
-            std::fs::metadata(path).map_err(|error| {
-                Error::io(format!("mount source {shown}"), error)
-                    .with_hint("a bind mount's source must exist; make it first")
-            })?;
+            check_source(wanted)?;
             let mut mount = bind(path, target, wanted.access);
             // What a wish replaces is left out, so that no runtime has to guess.
             let mut options = mount.options().clone().unwrap_or_default();
@@ -187,11 +255,10 @@ fn user_mount(wanted: &MountRequest, target: &str) -> Result<Mount> {
             options.extend(wanted.options.iter().map(String::as_str));
             Ok(mount(target, "tmpfs", "tmpfs", &options))
         }
-        MountSource::Volume(name) => Err(Error::new(
-            ErrorKind::Unimplemented,
-            format!("volume {}: named volumes need a volume driver", quote(name)),
-        )
-        .with_hint("give a folder of the host: a path beginning with / or ./")),
+        MountSource::Volume(_) => {
+            check_source(wanted)?;
+            Err(Error::internal("a volume without its mounts"))
+        }
     }
 }
 
@@ -226,54 +293,4 @@ fn volumes(
         });
     }
     Ok(folders)
-}
-
-/// `/etc/hostname`, `/etc/hosts` and, with the host's network, its
-/// `/etc/resolv.conf`: what programs look their own name up in. They are bound
-/// over the image's, so that they follow the container and not the image;
-/// where the image has no `/etc`, or a mount covers it, there is nothing to
-/// bind on and nobody is told. The same where a symlink leads to the runtime's
-/// mounts.
-fn files(request: &SpecRequest, rootfs: &Root, hostname: &str, own: &[Mount]) -> Vec<BundleFile> {
-    let is_there = rootfs.open_at("/etc", OFlags::PATH | OFlags::DIRECTORY, 0);
-    let (Ok(_), Ok(etc)) = (is_there, resolve(rootfs, "/etc", "folder")) else {
-        return Vec::new();
-    };
-    let host = |path: &str| {
-        let file = std::fs::File::open(path).io_context(|| format!("open {path}"));
-        file.and_then(|file| crate::fs::read_limited(&file, path, HOST_FILE_LIMIT))
-            .ok()
-    };
-    let own_hosts = || {
-        format!(
-            "127.0.0.1\tlocalhost\n\
-             ::1\tlocalhost ip6-localhost ip6-loopback\n\
-             127.0.0.1\t{hostname}\n"
-        )
-        .into_bytes()
-    };
-    let mut list = vec![("hostname", Some(format!("{hostname}\n").into_bytes()))];
-    match request.network {
-        NetworkMode::Host => {
-            list.push(("hosts", host("/etc/hosts").or_else(|| Some(own_hosts()))));
-            list.push(("resolv.conf", host("/etc/resolv.conf")));
-        }
-        NetworkMode::None | NetworkMode::Namespace(_) => list.push(("hosts", Some(own_hosts()))),
-    }
-    list.into_iter()
-        .filter_map(|(name, data)| Some((name, data?)))
-        .filter(|(name, _)| {
-            let target = Path::new(&etc).join(name);
-            let leads = resolve(rootfs, &target.to_string_lossy(), "file");
-            leads.is_ok_and(|place| !target::is_system(&place))
-                && own
-                    .iter()
-                    .all(|mount| !target.starts_with(mount.destination()))
-        })
-        .map(|(name, data)| BundleFile {
-            path: name.into(),
-            data,
-            mode: 0o644,
-        })
-        .collect()
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::caps::CapabilitySet;
 use super::syscalls::{ALLOWED, CLONE_NAMESPACES, PERSONALITIES, REFUSED_FAMILIES, When};
-use crate::error::{Error, IoContext, Result, quote};
+use crate::error::{Error, Result, quote};
 
 /// A profile's file larger than this is refused.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -221,8 +221,8 @@ struct Condition {
 /// these capabilities.
 pub fn load_profile(path: &Path, machine: Machine, caps: CapabilitySet) -> Result<LinuxSeccomp> {
     let shown = quote(&path.to_string_lossy());
-    let file = std::fs::File::open(path).io_context(|| format!("open seccomp profile {shown}"))?;
-    let data = crate::fs::read_limited(&file, &format!("seccomp profile {shown}"), FILE_LIMIT)?;
+    let data =
+        crate::fs::read_file(path, FILE_LIMIT).map_err(|error| error.context("seccomp profile"))?;
     let profile: Profile = serde_json::from_slice(&data).map_err(|error| {
         Error::invalid(format!("seccomp profile {shown}: {error}"))
             .with_hint("want the `seccomp` object of an OCI spec, or a profile with archMap")

@@ -64,12 +64,19 @@ pub(super) fn of_user(root: &Root, given: &[&str]) -> Result<Vec<String>> {
             }
             places[index] = place;
         }
+        if mounted.contains(&places[index]) {
+            return Err(Error::invalid(format!(
+                "mount target {}: two mounts have it",
+                quote(&places[index])
+            )));
+        }
         mounted.push(places[index].clone());
     }
     Ok(places)
 }
 
-fn literal(target: &str) -> Result<String> {
+/// The target as it is written; what can be told without the root.
+pub(super) fn literal(target: &str) -> Result<String> {
     let target = clean(target, "mount target")?;
     if target == "/" {
         return Err(Error::invalid(
@@ -207,10 +214,18 @@ mod tests {
             // What lies in the user's own folder is not the image's.
             (vec!["/data/x", "/data"], vec!["/data", "/data/x"]),
             (vec!["/var", "/var/x"], vec!["/data", "/data/x"]),
-            (vec!["/var", "/data"], vec!["/data"]),
         ] {
             let built = built(&root, &[], &mounts).expect("build");
             assert_eq!(binds(&built, "/tmp"), want, "{mounts:?}");
+        }
+        // Neither by name nor through a symlink do two get one place.
+        for twice in [
+            ["/data", "/data"],
+            ["/var", "/data"],
+            ["/data/", "/x/../data"],
+        ] {
+            let error = built(&root, &[], &twice).expect_err("two mounts, one place");
+            assert!(error.message().contains("two mounts"), "{error}");
         }
         // The user's mount takes the place of the image's volume.
         let built = built(&root, &["/data/sub"], &["/var/sub"]).expect("build");

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result, quote};
 use crate::fs::Root;
+use crate::idmap::IdMapping;
 
 /// Ids are at most this: beyond it some code somewhere takes the number for a
 /// negative one, and a negative one for root (CVE-2024-40635).
@@ -52,30 +53,13 @@ pub fn parse_id(text: &str) -> Option<u32> {
 
 /// Reads `USER[:GROUP]`; empty is root.
 pub fn parse_user(text: &str) -> Result<UserName> {
-    let bad = |why: &str| Error::invalid(format!("user {}: {why}", quote(text)));
-    let part = |part: &str| -> Result<NameOrId> {
-        // What begins like a number is one: nobody is called -1 or 0x0, and a
-        // name like 4294967296 could only be meant to deceive.
-        if part.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
-            return match parse_id(part) {
-                Some(id) => Ok(NameOrId::Id(id)),
-                None => Err(bad("want a name or an id from 0 to 2147483647")),
-            };
-        }
-        if part.is_empty() {
-            return Err(bad("a user or group is missing beside the colon"));
-        }
-        if part.chars().any(|c| c.is_control() || c.is_whitespace()) || part.contains(['/', ',']) {
-            return Err(bad("want a name or an id from 0 to 2147483647"));
-        }
-        Ok(NameOrId::Name(part.to_owned()))
-    };
     if text.is_empty() {
         return Ok(UserName {
             user: NameOrId::Id(0),
             group: None,
         });
     }
+    let part = |part: &str| name_or_id("user", text, part);
     match text.split_once(':') {
         None => Ok(UserName {
             user: part(text)?,
@@ -86,6 +70,32 @@ pub fn parse_user(text: &str) -> Result<UserName> {
             group: Some(part(group)?),
         }),
     }
+}
+
+/// Reads a group: a name or an id.
+pub fn parse_group(text: &str) -> Result<NameOrId> {
+    name_or_id("group", text, text)
+}
+
+/// One part of `text`, which errors show.
+fn name_or_id(what: &str, text: &str, part: &str) -> Result<NameOrId> {
+    let bad = |why: &str| Error::invalid(format!("{what} {}: {why}", quote(text)));
+    // What begins like a number is one: nobody is called -1 or 0x0, and a
+    // name like 4294967296 could only be meant to deceive.
+    if part.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
+        return match parse_id(part) {
+            Some(id) => Ok(NameOrId::Id(id)),
+            None => Err(bad("want a name or an id from 0 to 2147483647")),
+        };
+    }
+    if part.is_empty() {
+        return Err(bad("a user or group is missing beside the colon"));
+    }
+    let is_odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | ',' | ':');
+    if part.contains(is_odd) {
+        return Err(bad("want a name or an id from 0 to 2147483647"));
+    }
+    Ok(NameOrId::Name(part.to_owned()))
 }
 
 /// Resolves `USER[:GROUP]` by `/etc/passwd` and `/etc/group` in the root.
@@ -121,20 +131,7 @@ pub fn resolve(root: &Root, text: &str) -> Result<ResolvedUser> {
     let mut additional_gids = Vec::new();
     let gid = match &wanted.group {
         Some(NameOrId::Id(id)) => *id,
-        Some(NameOrId::Name(name)) => {
-            let entry = group
-                .lines()
-                .filter_map(Group::parse)
-                .find(|entry| entry.name == name)
-                .ok_or_else(|| {
-                    Error::not_found(format!(
-                        "group {}: the image's /etc/group does not name it",
-                        quote(name)
-                    ))
-                    .with_hint("give a numeric id instead")
-                })?;
-            id_in_file(entry.gid, entry.name, "/etc/group")?
-        }
+        Some(NameOrId::Name(name)) => group_by_name(&group, name)?,
         None => {
             if let Some(user) = &entry {
                 for entry in group.lines().filter_map(Group::parse) {
@@ -160,6 +157,59 @@ pub fn resolve(root: &Root, text: &str) -> Result<ResolvedUser> {
         additional_gids,
         home,
     })
+}
+
+/// Adds supplementary groups, names or ids.
+pub fn add_groups(root: &Root, user: &mut ResolvedUser, groups: &[String]) -> Result<()> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let file = read(root, "/etc/group")?;
+    for text in groups {
+        let gid = match parse_group(text)? {
+            NameOrId::Id(id) => id,
+            NameOrId::Name(name) => group_by_name(&file, &name)?,
+        };
+        user.additional_gids.push(gid);
+    }
+    user.additional_gids.sort_unstable();
+    user.additional_gids.dedup();
+    Ok(())
+}
+
+fn group_by_name(file: &str, name: &str) -> Result<u32> {
+    let entry = file
+        .lines()
+        .filter_map(Group::parse)
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| {
+            Error::not_found(format!(
+                "group {}: the image's /etc/group does not name it",
+                quote(name)
+            ))
+            .with_hint("give a numeric id instead")
+        })?;
+    id_in_file(entry.gid, entry.name, "/etc/group")
+}
+
+impl ResolvedUser {
+    /// Refuses ids that the container does not have.
+    pub(super) fn check_mapped(&self, users: &IdMapping) -> Result<()> {
+        let missing = |what: &str, id: u32| {
+            Err(Error::invalid(format!(
+                "{what} {id}: it is outside the container's mapped ids"
+            ))
+            .with_hint("ask for more with --userns auto:size=N or --uidmap and --gidmap"))
+        };
+        if users.host_uid(self.uid).is_none() {
+            return missing("user", self.uid);
+        }
+        let gids = self.additional_gids.iter().chain([&self.gid]);
+        match gids.copied().find(|gid| users.host_gid(*gid).is_none()) {
+            Some(gid) => missing("group", gid),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A missing file knows nobody; one that cannot be read is an error.
@@ -297,6 +347,26 @@ mod tests {
         ] {
             let error = resolve(&root, bad).expect_err(bad);
             assert!(!error.to_string().chars().any(char::is_control), "{error}");
+        }
+    }
+
+    #[test]
+    fn groups_are_added_and_ids_must_be_mapped() {
+        let (_dir, root) = rootfs();
+        let mut user = resolve(&root, "app").expect("app");
+        let groups = ["web".to_owned(), "7".into(), "7".into()];
+        add_groups(&root, &mut user, &groups).expect("groups");
+        assert_eq!(user.additional_gids, [7, 10, 33, 1001]);
+        for bad in ["nobody", "-1", "", "a:b", "4294967296", "huge"] {
+            assert!(
+                add_groups(&root, &mut user, &[bad.to_owned()]).is_err(),
+                "{bad}"
+            );
+        }
+        let users = |count: u32| format!("0:100000:{count}").parse().expect("mapping");
+        user.check_mapped(&users(1002)).expect("all are there");
+        for count in [1000, 1001] {
+            assert!(user.check_mapped(&users(count)).is_err(), "{count}");
         }
     }
 

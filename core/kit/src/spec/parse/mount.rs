@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+
 use super::{absolute, parse_memory};
 use crate::error::{Error, Result, quote};
 use crate::mount::Access;
-use crate::spec::path::clean;
+use crate::spec::path::{clean, is_within};
 use crate::spec::{DeviceRequest, MountRequest, MountSource};
 
 /// `SRC:DST[:OPTIONS]` of `-v`: SRC is a path when it begins with `/` or `.`,
@@ -186,20 +188,68 @@ fn bind_option(mount: &mut MountRequest, option: &str) -> Result<(), String> {
     match option {
         "ro" | "readonly" => mount.access = Access::ReadOnly,
         "rw" => mount.access = Access::ReadWrite,
+        // Relabelling is SELinux's, consistency a remote desktop's: nothing
+        // is to be done for them.
+        "z" | "Z" | "cached" | "consistent" | "delegated" => {}
         _ if FLAGS.contains(&option) => mount.options.push(option.to_owned()),
         _ => return Err(format!("unknown option {}", quote(option))),
     }
     Ok(())
 }
 
-/// `HOST[:CONTAINER[:rwm]]` of `--device`.
+/// A `--device-cgroup-rule`: `TYPE MAJOR:MINOR ACCESS`, TYPE one of `a`, `b`
+/// and `c`, a number or `*`, ACCESS any of `r`, `w` and `m`.
+pub fn parse_device_rule(text: &str) -> Result<LinuxDeviceCgroup> {
+    let bad = || {
+        Error::invalid(format!(
+            "device cgroup rule {}: want TYPE MAJOR:MINOR ACCESS",
+            quote(text)
+        ))
+        .with_hint("like 'c 10:200 rwm', or 'b *:* r'")
+    };
+    let words: Vec<&str> = text.split(' ').collect();
+    let [kind, numbers, access] = words[..] else {
+        return Err(bad());
+    };
+    let kind = match kind {
+        "a" => LinuxDeviceType::A,
+        "b" => LinuxDeviceType::B,
+        "c" => LinuxDeviceType::C,
+        _ => return Err(bad()),
+    };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        _ if text.bytes().all(|b| b.is_ascii_digit()) => text
+            .parse::<u32>()
+            .map(|n| Some(i64::from(n)))
+            .map_err(|_| bad()),
+        _ => Err(bad()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
+    if !is_access(access) {
+        return Err(bad());
+    }
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(kind))
+        .set_major(number(major)?)
+        .set_minor(number(minor)?)
+        .set_access(Some(access.to_owned()));
+    Ok(rule)
+}
+
+/// Any of `r`, `w` and `m`, each once.
+fn is_access(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
+        && (1..text.len()).all(|n| !text[..n].contains(&text[n..=n]))
+}
+
+/// `HOST[:CONTAINER[:rwm]]` of `--device`; HOST may be a folder of nodes.
 pub fn parse_device(text: &str) -> Result<DeviceRequest> {
     let bad = |why: &str| {
         Error::invalid(format!("device {}: {why}", quote(text)))
             .with_hint("write /dev/x[:/dev/y[:rwm]]")
-    };
-    let is_access = |part: &str| {
-        !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
     };
     let parts: Vec<&str> = text.split(':').collect();
     let (host, container, access) = match parts[..] {
@@ -216,6 +266,15 @@ pub fn parse_device(text: &str) -> Result<DeviceRequest> {
     let container = clean(container, "device path")?;
     if container == "/" {
         return Err(bad("the path in the container is a folder"));
+    }
+    if ["/proc", "/sys"]
+        .iter()
+        .any(|dir| is_within(&container, dir))
+    {
+        return Err(bad("no device is made in /proc or /sys"));
+    }
+    if host.contains('\0') {
+        return Err(bad("it holds a NUL"));
     }
     Ok(DeviceRequest {
         host: PathBuf::from(host),
@@ -310,8 +369,33 @@ mod tests {
             "/dev/a:/dev/b:x",
             "/a:/b:r:w",
             "/dev/a:/",
+            "/dev/a:/dev/b:rr",
+            "/dev/a:/proc/x",
+            "/dev/a:/dev/../sys/x",
+            "/dev/a\0",
         ] {
             refused(parse_device(bad), bad);
+        }
+    }
+
+    #[test]
+    fn device_rules() {
+        for (text, shown) in [("c 10:200 rwm", "c 10:200 rwm"), ("b *:* r", "b *:* r")] {
+            assert_eq!(parse_device_rule(text).expect(text).to_string(), shown);
+        }
+        for bad in [
+            "",
+            "c 10:200",
+            "x 1:2 r",
+            "c 1 r",
+            "c 1:2 x",
+            "c 1:2 rr",
+            "c -1:2 r",
+            "c 1:2  r",
+            "c 4294967296:0 r",
+            "c :1 r",
+        ] {
+            refused(parse_device_rule(bad), bad);
         }
     }
 }

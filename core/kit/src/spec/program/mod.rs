@@ -18,6 +18,10 @@ use crate::error::{Error, ExecFailure, Result, quote};
 use crate::fs::Root;
 use format::Format;
 
+/// Where the reaper of a container lies that wants one: in the `/dev` that the
+/// runtime makes, which no image has a say in.
+pub const INIT_PATH: &str = "/dev/containerkit-init";
+
 /// Fails with [`ExecFailure`] when the spec's program does not exist in the
 /// root file system, nobody may execute it, or the kernel could not: its
 /// interpreter is missing, or it is no program of this machine.
@@ -25,8 +29,11 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
     let Some(process) = spec.process() else {
         return Ok(());
     };
-    let Some(program) = process.args().as_ref().and_then(|args| args.first()) else {
-        return Ok(());
+    let args = process.args().as_deref().unwrap_or_default();
+    let program = match args {
+        [init, dashes, program, ..] if init == INIT_PATH && dashes == "--" => program,
+        [program, ..] => program,
+        [] => return Ok(()),
     };
     let candidates = candidates(
         program,
