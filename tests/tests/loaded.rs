@@ -1,60 +1,98 @@
-//! The default drivers, loaded from their shared objects, keep the promises
-//! that their own tests hold them to when they are linked: the same suites,
-//! the same results.
+//! The default drivers keep their contracts' promises, linked into a program
+//! and loaded from their shared objects: the same suites, case by case the
+//! same results.
 
-use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use containerkit::DriverContext;
-use containerkit_conformance::{assert_conforms, content, runtime, snapshot};
+use containerkit::{ContentStore, Driver, DriverContext, Result, Runtime, Snapshotter};
+use containerkit_conformance::apart::{Suite, apart_as, for_crun, show};
+use containerkit_conformance::{CaseResult, assert_conforms, content, report, runtime, snapshot};
+use containerkit_local::Local;
+use containerkit_overlay::Overlay;
 use containerkit_plugin::host::Library;
+use containerkit_runc::Runc;
 use containerkit_tests::kit::built;
-
-/// One suite at a time: a process that one of them starts has, for a moment,
-/// the mounts and descriptors of the others, which is what a mounted snapshot
-/// looks like.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn library(name: &str) -> Arc<Library> {
     let path = built().join(format!("libcontainerkit_{name}.so"));
     Library::load(&path, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-#[test]
-fn local_conforms() {
-    let _alone = alone();
-    let library = library("local");
-    let dir = tempfile::tempdir().expect("tempdir");
-    let stores = content::Folders::new(dir.path(), move |context: DriverContext| {
-        library.content(context)
-    });
-    assert_conforms(&content::run(&stores), &[]);
-}
-
-#[test]
-fn overlay_conforms() {
-    let _alone = alone();
-    let library = library("overlay");
-    let results = snapshot::run(&move |root| {
-        let context = DriverContext::new("overlay".parse()?, root, root.join("state"));
-        library.snapshotter(context)
-    });
-    assert_conforms(&results, &[]);
-}
-
-#[test]
-fn runc_conforms() {
-    let _alone = alone();
-    let library = library("runc");
-    let folder = tempfile::tempdir().expect("tempdir");
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o711)).expect("chmod");
-    let open = move |context: DriverContext| library.runtime(context);
-    assert_conforms(
-        &runtime::run(&runtime::Folders::new(folder.path(), open)),
-        &[],
+/// Runs both suites, each in a process of its own, and judges them.
+fn same(
+    suite: &Suite,
+    unsupported: &[&str],
+    linked: impl FnOnce() -> Vec<CaseResult>,
+    loaded: impl FnOnce() -> Vec<CaseResult>,
+) {
+    let linked = apart_as(&suite.clone().labelled("linked"), linked);
+    let loaded = apart_as(&suite.clone().labelled("loaded"), loaded);
+    show("linked", &linked);
+    show("loaded", &loaded);
+    assert_conforms(&linked, unsupported);
+    assert_conforms(&loaded, unsupported);
+    let differences = report::differences(&linked, &loaded);
+    assert!(
+        differences.is_empty(),
+        "linked and loaded: {differences:#?}"
     );
+}
+
+#[test]
+fn local() {
+    same(
+        &Suite::of("local"),
+        &[],
+        || content::suite(|context| Ok(Arc::new(Local::open(context)?))),
+        || {
+            let library = library("local");
+            let open = move |context| -> Result<Arc<dyn ContentStore>> { library.content(context) };
+            content::suite(open)
+        },
+    );
+}
+
+#[test]
+fn overlay() {
+    same(
+        &Suite::of("overlay"),
+        &["DRV-S-59", "DRV-S-60"],
+        || snapshot::suite(|context| Ok(Arc::new(Overlay::open(context)?))),
+        || {
+            let library = library("overlay");
+            let open =
+                move |context| -> Result<Arc<dyn Snapshotter>> { library.snapshotter(context) };
+            snapshot::suite(open)
+        },
+    );
+}
+
+fn runtimes(suite: &Suite, binary: &'static str, unsupported: &[&str]) {
+    let with = move |context: DriverContext| {
+        let options = [("binary".to_owned(), binary.into())];
+        context.with_options(options.into_iter().collect())
+    };
+    same(
+        suite,
+        unsupported,
+        || runtime::suite(move |context| Ok(Arc::new(Runc::open(with(context))?))),
+        || {
+            let library = library("runc");
+            let open =
+                move |context| -> Result<Arc<dyn Runtime>> { library.runtime(with(context)) };
+            runtime::suite(open)
+        },
+    );
+}
+
+#[test]
+fn runc() {
+    runtimes(&Suite::of("runc"), "runc", &["DRV-R-58"]);
+}
+
+#[test]
+fn crun() {
+    // crun 1.8 has no `events`.
+    let unsupported = ["DRV-R-56", "DRV-R-58"];
+    runtimes(&Suite::of("crun").under(for_crun()), "crun", &unsupported);
 }

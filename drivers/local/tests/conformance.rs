@@ -3,24 +3,23 @@
 use std::sync::Arc;
 
 use containerkit::{Driver, DriverContext};
-use containerkit_conformance::{assert_conforms, content};
+use containerkit_conformance::content;
 use containerkit_local::Local;
 
-fn run(fsync: bool) {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let stores = content::Folders::new(dir.path(), move |context: DriverContext| {
+fn conforms(fsync: bool) {
+    let open = move |context: DriverContext| {
         let options = [("fsync".to_owned(), fsync.into())].into_iter().collect();
-        Ok(Arc::new(Local::open(context.with_options(options))?))
-    });
-    assert_conforms(&content::run(&stores), &[]);
+        Ok(Arc::new(Local::open(context.with_options(options))?) as Arc<_>)
+    };
+    content::conforms(open, &[]);
 }
 
 #[test]
-fn conforms() {
-    run(true);
+fn with_fsync() {
+    conforms(true);
 }
 
 #[test]
-fn conforms_without_fsync() {
-    run(false);
+fn without_fsync() {
+    conforms(false);
 }

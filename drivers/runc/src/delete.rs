@@ -1,10 +1,23 @@
-//! Deleting by force, whatever state the runtime's own records are in.
+//! Deleting what has stopped and nothing else, and by force, whatever state
+//! the runtime's own records are in.
 
+use containerkit::runtime::RuntimeStatus;
 use containerkit::{ContainerId, ErrorKind, Result, Runtime, fs};
 
 use crate::Runc;
+use crate::runtime::unfit;
 
 impl Runc {
+    pub(crate) fn delete_stopped(&self, id: &ContainerId) -> Result<()> {
+        match self.state(id) {
+            // Both runtimes would end a created container.
+            Ok(state) if state.status != RuntimeStatus::Stopped => {
+                Err(unfit(id, "be deleted", state.status))
+            }
+            _ => self.simple("delete", id, &[]).map(drop),
+        }
+    }
+
     pub(crate) fn delete_by_force(&self, id: &ContainerId) -> Result<()> {
         let force = || match self.simple("delete", id, &["--force"]) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

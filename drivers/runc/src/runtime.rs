@@ -116,7 +116,7 @@ impl Runtime for Runc {
             return Ok(());
         }
         let result = match mode {
-            DeleteMode::Stopped => self.simple("delete", id, &[]).map(drop),
+            DeleteMode::Stopped => self.delete_stopped(id),
             DeleteMode::Force => self.delete_by_force(id),
         };
         if matches!(&result, Err(error) if error.kind() == ErrorKind::NotFound) {
@@ -294,7 +294,7 @@ impl Runc {
     }
 }
 
-fn unfit(id: &ContainerId, verb: &str, status: RuntimeStatus) -> Error {
+pub(crate) fn unfit(id: &ContainerId, verb: &str, status: RuntimeStatus) -> Error {
     let status = format!("{status:?}").to_lowercase();
     Error::precondition(format!("container {id} is {status}: it cannot {verb}"))
 }

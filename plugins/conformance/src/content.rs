@@ -3,13 +3,15 @@
 //! A [`Factory`] makes a [`Fixture`], a fresh empty store, for each case;
 //! [`Fixture::open`] opens that store again, as another process would.
 //! [`Folders`] is both, for every driver that is opened from a
-//! [`DriverContext`]:
+//! [`DriverContext`], and [`conforms`] a driver's whole test:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use containerkit::{ContentStore, DriverContext, Result};
 //! # fn open(context: DriverContext) -> Result<Arc<dyn ContentStore>> { unimplemented!() }
 //! use containerkit_conformance::{assert_conforms, content};
+//! content::conforms(open, &[]);
+//! // The same, in this process and in a folder of the caller's:
 //! let folder = std::path::Path::new("/some/scratch");
 //! assert_conforms(&content::run(&content::Folders::new(folder, open)), &[]);
 //! ```
@@ -18,13 +20,14 @@ mod blob;
 mod ingest;
 mod shared;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerkit::content::{BlobInfo, ContentStore, Expected, IngestWriter};
 use containerkit::{Algorithm, Digest, DriverContext, Error, ErrorKind, IngestRef, Labels, Result};
 
-use crate::{Case, CaseResult, ensure};
+use crate::apart::apart;
+use crate::folders::{Folder, Scratch};
+use crate::{Case, CaseResult, ensure, equal};
 
 /// One store, empty at first, that can be opened more than once.
 pub trait Fixture {
@@ -40,59 +43,43 @@ pub trait Factory {
     fn fixture(&self) -> Result<Box<dyn Fixture>>;
 }
 
-/// Stores in numbered folders beneath one that the caller gives and removes.
-pub struct Folders<F> {
-    base: PathBuf,
-    open: Arc<F>,
-}
+/// Stores in folders of their own, each opened by one function.
+pub type Folders = crate::Folders<dyn ContentStore>;
 
-impl<F> Folders<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn ContentStore>> + 'static,
-{
-    /// Fixtures beneath `base`, each opened by `open`.
-    pub fn new(base: &Path, open: F) -> Folders<F> {
-        Folders {
-            base: base.to_path_buf(),
-            open: Arc::new(open),
-        }
-    }
-}
-
-impl<F> Factory for Folders<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn ContentStore>> + 'static,
-{
+impl Factory for Folders {
     fn fixture(&self) -> Result<Box<dyn Fixture>> {
-        let top = self.base.join(containerkit::fs::unique_name("content"));
-        containerkit::fs::ensure_dir(&top.join("root"), 0o700)?;
-        containerkit::fs::ensure_dir(&top.join("state"), 0o700)?;
-        Ok(Box::new(Folder {
-            top,
-            open: Arc::clone(&self.open),
-        }))
+        Ok(Box::new(self.fresh()?))
     }
 }
 
-struct Folder<F> {
-    top: PathBuf,
-    open: Arc<F>,
-}
-
-impl<F> Fixture for Folder<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn ContentStore>>,
-{
+impl Fixture for Folder<dyn ContentStore> {
     fn open(&self) -> Result<Arc<dyn ContentStore>> {
-        let (root, state) = (self.top.join("root"), self.top.join("state"));
-        (self.open)(DriverContext::new("suite".parse()?, root, state))
+        Folder::open(self)
     }
 }
 
-impl<F> Drop for Folder<F> {
-    fn drop(&mut self) {
-        let _ = containerkit::fs::remove_tree_path(&self.top);
-    }
+/// A driver's whole test: the suite in a process of its own, on stores in a
+/// scratch folder. `unsupported` are the ids of the cases that the driver
+/// declares it cannot do.
+///
+/// # Panics
+/// With a table of the cases that did not pass.
+pub fn conforms(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn ContentStore>> + 'static,
+    unsupported: &[&str],
+) {
+    crate::assert_conforms(&apart(|| suite(open)), unsupported);
+}
+
+/// Runs every case, in this process, on instances in a scratch folder.
+///
+/// # Panics
+/// When the scratch folder cannot be made.
+pub fn suite(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn ContentStore>> + 'static,
+) -> Vec<CaseResult> {
+    let scratch = Scratch::new().unwrap_or_else(|error| panic!("{error}"));
+    run(&Folders::new(scratch.path(), open))
 }
 
 /// A store with the fixture that must outlive it.
@@ -161,6 +148,9 @@ pub fn cases() -> Vec<Case<dyn Factory>> {
         "DRV-C-28" "everything is there when the store is opened again" shared::reopen;
         "DRV-C-29" "of many commits of one digest at once one wins" shared::commit_race;
         "DRV-C-30" "of many writers of one ref at once one holds it" shared::writer_race;
+        "DRV-C-31" "many work side by side" shared::side_by_side;
+        "DRV-C-32" "lives leave folder, umask, signals and descriptors as they were" shared::guest;
+        "DRV-C-33" "capabilities stay as they are" blob::capabilities;
     }
 }
 
@@ -213,12 +203,6 @@ fn same(store: &dyn ContentStore, digest: &Digest, data: &[u8]) -> Result<()> {
     let mut found = vec![0; data.len()];
     containerkit::content::read_exact_at(&*reader, &mut found, 0)?;
     ensure(found == data, || format!("blob {digest}: other bytes"))
-}
-
-fn equal<T: PartialEq + std::fmt::Debug>(found: T, want: T, what: &str) -> Result<()> {
-    ensure(found == want, || {
-        format!("{what}: got {found:?}, want {want:?}")
-    })
 }
 
 /// The error of a call that must fail with this kind.

@@ -3,13 +3,41 @@
 //! a driver's own test is one line, and linked and loaded drivers run the
 //! same cases.
 //!
+//! ```no_run
+//! # use containerkit::{ContentStore, DriverContext, Result};
+//! # use std::sync::Arc;
+//! # fn open(context: DriverContext) -> Result<Arc<dyn ContentStore>> { unimplemented!() }
+//! #[test]
+//! # fn hidden() {}
+//! fn conforms() {
+//!     containerkit_conformance::content::conforms(open, &[]);
+//! }
+//! ```
+//!
 //! A case that a driver says it cannot do is reported as unsupported, never
-//! left out.
+//! left out; a capability that is claimed and not held is a failure, and so is
+//! a method that answers `Unimplemented` though no capability is missing.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`snapshot`], [`content`], [`runtime`] | the suite of each contract |
+//! | [`driver`] | what holds for every driver |
+//! | [`fake`] | a driver of each contract that needs nothing installed: what the suites are tried on, and what the core's tests use |
+//! | [`apart`](mod@apart) | a suite in a process of its own |
+//! | [`report`] | results as text, to cross from one process to another |
 
+pub mod apart;
 pub mod content;
 pub mod driver;
+pub mod fake;
+mod folders;
+mod guest;
+pub mod report;
 pub mod runtime;
 pub mod snapshot;
+mod sys;
+
+pub use folders::Folders;
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +73,7 @@ pub struct Case<F: ?Sized> {
     pub id: &'static str,
     /// What is promised.
     pub name: &'static str,
-    /// Fails with what was wrong; `Unimplemented` means unsupported.
+    /// Fails with what was wanted and what was found.
     pub run: fn(&F) -> Result<()>,
 }
 
@@ -59,7 +87,7 @@ pub fn run<F: ?Sized>(factory: &F, cases: &[Case<F>]) -> Vec<CaseResult> {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (case.run)(factory)));
             let outcome = match ran {
                 Ok(Ok(())) => Outcome::Pass,
-                Ok(Err(error)) if error.kind() == ErrorKind::Unimplemented => Outcome::Unsupported,
+                Ok(Err(error)) if is_lacking(&error) => Outcome::Unsupported,
                 Ok(Err(error)) => Outcome::Fail(error.to_string()),
                 Err(panic) => Outcome::Fail(panic_text(&*panic)),
             };
@@ -114,6 +142,36 @@ pub fn expect_kind<T>(result: Result<T>, kind: ErrorKind, what: &str) -> Result<
             error.kind()
         ))),
     }
+}
+
+/// Who says `Unimplemented` when a case finds a capability missing: an answer
+/// of a driver itself never makes a case unsupported.
+const SUITE: &str = "the conformance suite";
+
+/// Ends a case that needs a capability which the driver does not claim.
+pub(crate) fn lacking(capability: &str) -> Error {
+    Error::unimplemented(capability).in_driver(SUITE, capability)
+}
+
+fn is_lacking(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unimplemented && error.driver() == Some(SUITE)
+}
+
+/// Fails a case unless the value is the wanted one.
+pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(found: T, want: T, what: &str) -> Result<()> {
+    ensure(found == want, || {
+        format!("{what}: got {found:?}, want {want:?}")
+    })
+}
+
+/// Fails a case unless the capability and the method's answer agree: without
+/// it the answer is `Unimplemented`, with it anything else.
+pub(crate) fn agree<T>(name: &str, claimed: bool, answer: Result<T>) -> Result<()> {
+    let answer = answer.map(drop).map_err(|error| error.kind());
+    let implemented = answer != Err(ErrorKind::Unimplemented);
+    ensure(implemented == claimed, || {
+        format!("{name}: the capability is claimed: {claimed}, the method answers {answer:?}")
+    })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -3,13 +3,15 @@
 //! A [`Factory`] makes a [`Fixture`], a runtime that knows no container, for
 //! each case; [`Fixture::open`] opens it again, as another process would.
 //! [`Folders`] is both, for every driver that is opened from a
-//! [`DriverContext`]:
+//! [`DriverContext`], and [`conforms`] a driver's whole test:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use containerkit::{DriverContext, Result, Runtime};
 //! # fn open(context: DriverContext) -> Result<Arc<dyn Runtime>> { unimplemented!() }
 //! use containerkit_conformance::{assert_conforms, runtime};
+//! runtime::conforms(open, &[]);
+//! // The same, in this process and in a folder of the caller's:
 //! let folder = std::path::Path::new("/some/scratch");
 //! assert_conforms(&runtime::run(&runtime::Folders::new(folder, open)), &[]);
 //! ```
@@ -19,16 +21,21 @@
 //! process a subreaper, which it stays: exit statuses come to its parent or to
 //! a subreaper only. Nothing but the suite's own processes is reaped.
 
+mod ends;
 mod exec;
 mod host;
 mod life;
 mod limits;
+mod names;
+mod streams;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use containerkit::{DriverContext, Result, Runtime};
 
+use crate::apart::apart;
+use crate::folders::{Folder, Scratch};
 use crate::{Case, CaseResult};
 
 /// One instance of a runtime, without containers at first.
@@ -48,58 +55,18 @@ pub trait Factory {
     fn fixture(&self) -> Result<Box<dyn Fixture>>;
 }
 
-/// Instances in folders beneath one that the caller gives and removes.
-pub struct Folders<F> {
-    base: PathBuf,
-    open: Arc<F>,
-}
+/// Instances in folders of their own, each opened by one function.
+pub type Folders = crate::Folders<dyn Runtime>;
 
-impl<F> Folders<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn Runtime>> + 'static,
-{
-    /// Fixtures beneath `base`, each opened by `open`.
-    pub fn new(base: &Path, open: F) -> Folders<F> {
-        Folders {
-            base: base.to_path_buf(),
-            open: Arc::new(open),
-        }
-    }
-}
-
-impl<F> Factory for Folders<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn Runtime>> + 'static,
-{
+impl Factory for Folders {
     fn fixture(&self) -> Result<Box<dyn Fixture>> {
-        let top = self.base.join(containerkit::fs::unique_name("runtime"));
-        for name in ["root", "state", "work"] {
-            containerkit::fs::ensure_dir(&top.join(name), 0o700)?;
-        }
-        Ok(Box::new(Folder {
-            work: top.join("work"),
-            top,
-            open: Arc::clone(&self.open),
-        }))
+        Ok(Box::new(self.fresh()?))
     }
 }
 
-struct Folder<F> {
-    top: PathBuf,
-    work: PathBuf,
-    open: Arc<F>,
-}
-
-impl<F> Fixture for Folder<F>
-where
-    F: Fn(DriverContext) -> Result<Arc<dyn Runtime>>,
-{
+impl Fixture for Folder<dyn Runtime> {
     fn open(&self) -> Result<Arc<dyn Runtime>> {
-        (self.open)(DriverContext::new(
-            "conformance".parse()?,
-            self.top.join("root"),
-            self.top.join("state"),
-        ))
+        Folder::open(self)
     }
 
     fn folder(&self) -> &Path {
@@ -107,17 +74,46 @@ where
     }
 }
 
-impl<F> Drop for Folder<F> {
-    fn drop(&mut self) {
-        let _ = containerkit::fs::remove_tree_path(&self.top);
-    }
+/// A driver's whole test: the suite in a process of its own, on instances in a
+/// scratch folder. `unsupported` are the ids of the cases that the driver
+/// declares it cannot do.
+///
+/// # Panics
+/// With a table of the cases that did not pass.
+pub fn conforms(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn Runtime>> + 'static,
+    unsupported: &[&str],
+) {
+    crate::assert_conforms(&apart(|| suite(open)), unsupported);
+}
+
+/// Runs every case, in this process, on instances in a scratch folder.
+///
+/// # Panics
+/// When the scratch folder cannot be made.
+pub fn suite(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn Runtime>> + 'static,
+) -> Vec<CaseResult> {
+    let scratch = Scratch::new().unwrap_or_else(|error| panic!("{error}"));
+    run(&Folders::new(scratch.path(), open))
+}
+
+const fn case(
+    id: &'static str,
+    name: &'static str,
+    run: fn(&(dyn Factory + 'static)) -> Result<()>,
+) -> Case<dyn Factory> {
+    Case { id, name, run }
 }
 
 /// Every case.
 pub fn cases() -> Vec<Case<dyn Factory>> {
     let mut all = Vec::new();
     all.extend(life::CASES);
+    all.extend(ends::CASES);
+    all.extend(names::CASES);
     all.extend(exec::CASES);
+    all.extend(streams::CASES);
     all.extend(limits::CASES);
     all
 }

@@ -9,9 +9,13 @@
 //! | `lab` | no case: roots, layers, comparing trees |
 //! | `metadata` | keys, kinds, labels, times, listings |
 //! | `files` | what a layer above shows of the layers below |
-//! | `life` | commit, removal, mounts, abilities |
+//! | `inodes` | what programs hold on to |
+//! | `life` | commit, removal, mounts, many at a time |
+//! | `abilities` | what a capability promises |
 
+mod abilities;
 mod files;
+mod inodes;
 mod lab;
 mod life;
 mod metadata;
@@ -19,8 +23,9 @@ mod metadata;
 use std::path::Path;
 use std::sync::Arc;
 
-use containerkit::{Result, Snapshotter};
+use containerkit::{DriverContext, Result, Snapshotter};
 
+use crate::apart::apart;
 use crate::{Case, CaseResult};
 
 /// Opens an instance on this root, an existing folder. Called again with the
@@ -31,7 +36,10 @@ pub type Factory = dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
 pub fn cases() -> Vec<Case<Factory>> {
     let mut cases = metadata::CASES.to_vec();
     cases.extend_from_slice(&files::CASES);
+    cases.extend_from_slice(&inodes::CASES);
     cases.extend_from_slice(&life::CASES);
+    cases.extend_from_slice(&abilities::CASES);
+    cases.sort_by_key(|(id, ..)| *id);
     cases
         .into_iter()
         .map(|(id, name, run)| Case { id, name, run })
@@ -41,6 +49,43 @@ pub fn cases() -> Vec<Case<Factory>> {
 /// Runs the whole suite.
 pub fn run(factory: &Factory) -> Vec<CaseResult> {
     crate::run(factory, &cases())
+}
+
+/// The [`Factory`] of a driver that is opened from a [`DriverContext`].
+pub fn opener(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn Snapshotter>> + 'static,
+) -> Box<Factory> {
+    Box::new(move |root| {
+        let state = root.join("state");
+        containerkit::fs::ensure_dir(&state, 0o700)?;
+        open(DriverContext::new("conformance".parse()?, root, state))
+    })
+}
+
+/// A driver's whole test: the suite in a process of its own. `unsupported` are
+/// the ids of the cases that the driver declares it cannot do.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use containerkit::{DriverContext, Result, Snapshotter};
+/// # fn open(context: DriverContext) -> Result<Arc<dyn Snapshotter>> { unimplemented!() }
+/// containerkit_conformance::snapshot::conforms(open, &["DRV-S-60"]);
+/// ```
+///
+/// # Panics
+/// With a table of the cases that did not pass.
+pub fn conforms(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn Snapshotter>> + 'static,
+    unsupported: &[&str],
+) {
+    crate::assert_conforms(&apart(|| suite(open)), unsupported);
+}
+
+/// Runs every case in this process.
+pub fn suite(
+    open: impl Fn(DriverContext) -> Result<Arc<dyn Snapshotter>> + 'static,
+) -> Vec<CaseResult> {
+    run(&*opener(open))
 }
 
 type Row = (&'static str, &'static str, fn(&Factory) -> Result<()>);

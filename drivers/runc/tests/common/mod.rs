@@ -31,23 +31,8 @@ pub(crate) fn inner(test: &str, set: (&str, &str), command: &[&str]) -> bool {
 /// crun refuses a machine that mounts the empty cgroup2 beside the v1
 /// controllers; there the test runs again without that mount.
 pub(crate) fn without_unified(test: &str) -> bool {
-    const HYBRID: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
-    // crun takes even an empty folder of that name for a hierarchy and makes its
-    // groups there as plain folders: a tmpfs of the namespace takes them along.
-    let script = "umount /sys/fs/cgroup/unified && \
-        mount -t tmpfs none /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
-    !std::path::Path::new(HYBRID).exists()
-        || inner(
-            test,
-            ("UNIFIED", "no"),
-            &[
-                "unshare",
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                script,
-            ],
-        )
+    match containerkit_conformance::apart::for_crun() {
+        [] => true,
+        wrapper => inner(test, ("UNIFIED", "no"), wrapper),
+    }
 }

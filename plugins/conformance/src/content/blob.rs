@@ -348,3 +348,16 @@ pub(super) fn filters(factory: &Store) -> Result<()> {
     }
     Ok(())
 }
+
+pub(super) fn capabilities(factory: &Store) -> Result<()> {
+    let fixture = factory.fixture()?;
+    let (first, second) = (fixture.open()?, fixture.open()?);
+    let can = first.capabilities();
+    put(&*first, b"data", &no_labels())?;
+    equal(first.capabilities(), can, "capabilities after a commit")?;
+    equal(
+        second.capabilities(),
+        can,
+        "capabilities of another opening",
+    )
+}

@@ -256,3 +256,63 @@ pub(super) fn writer_race(factory: &Store) -> Result<()> {
     }
     Ok(())
 }
+
+pub(super) fn side_by_side(factory: &Store) -> Result<()> {
+    const ROUNDS: u8 = 5;
+    let fixture = factory.fixture()?;
+    let store = fixture.open()?;
+    let work = |thread: u8| -> Result<()> {
+        for round in 0..ROUNDS {
+            let data = noise(20_000, u64::from(thread) * 100 + u64::from(round));
+            let digest = Algorithm::Sha256.digest(&data);
+            let mut writer = store.writer(&name(&format!("side-{thread}"))?, &any())?;
+            writer.write(&data[..7])?;
+            writer.write(&data[7..])?;
+            writer.commit(&exactly(&data), &no_labels())?;
+            same(&*store, &digest, &data)?;
+            let changes = containerkit::LabelChanges {
+                set: [("thread".to_owned(), Some(thread.to_string()))].into(),
+                ..Default::default()
+            };
+            store.update(&digest, &changes)?;
+            store.list_statuses()?;
+            store.walk(&BlobFilter::default(), &Page::default())?;
+            if round % 2 == 0 {
+                store.delete(&digest)?;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || work(n))).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::internal("panicked")))
+        })
+    })?;
+    let all = store.walk(&BlobFilter::default(), &Page::default())?;
+    equal(all.len(), 4 * usize::from(ROUNDS / 2), "blobs afterwards")?;
+    ensure(all.iter().all(|info| info.labels.len() == 1), || {
+        format!("labels are lost: {all:?}")
+    })?;
+    equal(store.list_statuses()?.len(), 0, "ingests afterwards")
+}
+
+pub(super) fn guest(factory: &Store) -> Result<()> {
+    let store = fresh(factory)?;
+    let data = noise(5_000, 1);
+    crate::guest::behaves(|number| {
+        let name = name(&format!("guest-{number}"))?;
+        let mut writer = store.writer(&name, &any())?;
+        writer.write(&data[..100])?;
+        drop(writer);
+        let mut writer = store.writer(&name, &any())?;
+        writer.write(&data[100..])?;
+        let info = writer.commit(&any(), &no_labels())?;
+        same(&*store, &info.digest, &data)?;
+        drop(store.reader(&info.digest)?.as_fd()?);
+        store.delete(&info.digest)
+    })
+}

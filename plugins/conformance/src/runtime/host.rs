@@ -22,6 +22,7 @@ use rustix::process::{
 use serde_json::{Value, json};
 
 use super::{Factory, Fixture};
+use crate::equal;
 
 /// How long anything may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,8 +62,16 @@ impl Host {
         for name in ["bin", "dev", "etc", "proc", "tmp"] {
             containerkit::fs::ensure_dir(&rootfs.join(name), 0o755)?;
         }
-        std::fs::copy(BUSYBOX, rootfs.join("bin/busybox"))
-            .io_context(|| format!("copy {BUSYBOX} (apt install busybox-static)"))?;
+        let program = rootfs.join("bin/busybox");
+        match number {
+            0 => std::fs::copy(BUSYBOX, &program)
+                .map(drop)
+                .io_context(|| format!("copy {BUSYBOX} (apt install busybox-static)"))?,
+            _ => {
+                let first = self.fixture.folder().join("bundle-0/rootfs/bin/busybox");
+                std::fs::hard_link(first, &program).io_context(|| "link busybox")?;
+            }
+        }
         for name in APPLETS {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name))
                 .io_context(|| format!("link {name}"))?;
@@ -126,19 +135,25 @@ impl Host {
         self.make(id, bundle, true, stdio)
     }
 
+    /// A running container that does nothing for long.
+    pub(super) fn sleeper(&self, id: &str) -> Result<Container> {
+        self.run(id, self.script("exec sleep 100")?)
+    }
+
+    /// The same, created and not started.
+    pub(super) fn waiter(&self, id: &str) -> Result<Container> {
+        self.create(id, self.script("exec sleep 100")?)
+    }
+
+    /// A container whose script has ended, and how.
+    pub(super) fn ended(&self, id: &str, script: &str) -> Result<(Container, Exit)> {
+        let container = self.run(id, self.script(script)?)?;
+        let exit = container.wait()?;
+        Ok((container, exit))
+    }
+
     fn make(&self, id: &str, bundle: PathBuf, start: bool, stdio: Stdio) -> Result<Container> {
-        let id: ContainerId = id.parse()?;
-        let request = CreateRequest { bundle, stdio };
-        let init = tracked(|| match start {
-            true => self.runtime.run(&id, request),
-            false => self.runtime.create(&id, request),
-        })?;
-        Ok(Container {
-            runtime: Arc::clone(&self.runtime),
-            id,
-            init,
-            others: Vec::new(),
-        })
+        Container::make(&self.runtime, id, bundle, start, stdio)
     }
 }
 
@@ -151,6 +166,41 @@ pub(super) struct Container {
 }
 
 impl Container {
+    /// Creates one, and starts it.
+    pub(super) fn make(
+        runtime: &Arc<dyn Runtime>,
+        id: &str,
+        bundle: PathBuf,
+        start: bool,
+        stdio: Stdio,
+    ) -> Result<Container> {
+        let name: ContainerId = id.parse()?;
+        let request = CreateRequest { bundle, stdio };
+        Container::adopt(runtime, id, || match start {
+            true => runtime.run(&name, request),
+            false => runtime.create(&name, request),
+        })
+    }
+
+    /// One whose init comes of another call.
+    pub(super) fn adopt(
+        runtime: &Arc<dyn Runtime>,
+        id: &str,
+        start: impl FnOnce() -> Result<StartedProcess>,
+    ) -> Result<Container> {
+        Ok(Container {
+            runtime: Arc::clone(runtime),
+            id: id.parse()?,
+            init: tracked(start)?,
+            others: Vec::new(),
+        })
+    }
+
+    /// Fails unless the runtime says that it is so.
+    pub(super) fn is(&self, want: RuntimeStatus) -> Result<()> {
+        equal(self.status()?, want, &format!("the status of {}", self.id))
+    }
+
     /// The runtime's word on its status.
     pub(super) fn status(&self) -> Result<RuntimeStatus> {
         self.runtime.state(&self.id).map(|state| state.status)

@@ -1,56 +1,22 @@
 //! The life of a container: states, exit statuses, names, ends.
 
-use std::sync::Barrier;
-use std::time::Duration;
-
-use containerkit::runtime::{CreateRequest, DeleteMode, KillScope, RuntimeStatus};
+use containerkit::runtime::{CreateRequest, DeleteMode, RuntimeStatus};
 use containerkit::{ContainerId, Error, ErrorKind, ExecFailure, Result};
 
-use super::Factory;
-use super::host::{Exit, Host, captured, ends_within, null_stdio, tracked};
-use crate::{Case, ensure, expect_kind};
+use super::host::{Exit, Host, captured, null_stdio, tracked};
+use super::{Factory, case};
+use crate::{Case, ensure, equal, expect_kind};
 
-pub(super) const CASES: [Case<dyn Factory>; 17] = [
+pub(super) const CASES: [Case<dyn Factory>; 6] = [
     case(
         "DRV-R-01",
         "create, start, end, delete pass through the states",
         story,
     ),
     case(
-        "DRV-R-02",
-        "exit statuses are the program's own",
-        exit_codes,
-    ),
-    case(
-        "DRV-R-03",
-        "a signal that ends the init is its exit",
-        signals,
-    ),
-    case(
-        "DRV-R-04",
-        "a taken id is refused and its holder lives on",
-        duplicate,
-    ),
-    case("DRV-R-05", "an unknown id is NotFound everywhere", unknown),
-    case(
         "DRV-R-06",
         "a running container cannot be started",
         start_twice,
-    ),
-    case(
-        "DRV-R-07",
-        "a stopped container takes neither start nor signal",
-        stopped,
-    ),
-    case(
-        "DRV-R-08",
-        "delete refuses a running container, and force does not",
-        delete_running,
-    ),
-    case(
-        "DRV-R-09",
-        "forced delete of what is gone is success",
-        delete_gone,
     ),
     case(
         "DRV-R-10",
@@ -62,33 +28,13 @@ pub(super) const CASES: [Case<dyn Factory>; 17] = [
         "a failed create leaves no container",
         failed_create,
     ),
-    case(
-        "DRV-R-12",
-        "list tells of every container and its status",
-        list,
-    ),
-    case("DRV-R-13", "two instances do not see each other", isolated),
-    case(
-        "DRV-R-14",
-        "another opening of the instance takes over",
-        reopened,
-    ),
-    case("DRV-R-15", "of many creations of one id one succeeds", race),
     case("DRV-R-16", "state tells bundle, pid and annotations", state),
     case(
-        "DRV-R-17",
-        "a killed created container can be deleted",
-        never_started,
+        "DRV-R-59",
+        "lives leave folder, umask, signals and descriptors as they were",
+        guest,
     ),
 ];
-
-const fn case(
-    id: &'static str,
-    name: &'static str,
-    run: fn(&(dyn Factory + 'static)) -> Result<()>,
-) -> Case<dyn Factory> {
-    Case { id, name, run }
-}
 
 fn story(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
@@ -122,123 +68,9 @@ fn story(factory: &dyn Factory) -> Result<()> {
     result
 }
 
-fn exit_codes(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    for code in [0, 1, 7, 126, 127, 128, 255] {
-        let container = host.run(
-            &format!("exit-{code}"),
-            host.script(&format!("exit {code}"))?,
-        )?;
-        let exit = container.wait()?;
-        ensure(exit == Exit::Code(code), || {
-            format!("exit {code}: got {exit:?}")
-        })?;
-    }
-    Ok(())
-}
-
-fn signals(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let container = host.run("killed", host.script("exec sleep 100")?)?;
-    host.runtime.kill(&container.id, 9, KillScope::Init)?;
-    let exit = container.wait()?;
-    ensure(exit == Exit::Signal(9), || format!("SIGKILL: {exit:?}"))?;
-
-    let (stdio, _out) = captured()?;
-    let script = "trap 'exit 42' TERM; : > /tmp/ready; while :; do sleep 0.01; done";
-    let bundle = host.script(script)?;
-    let ready = bundle.join("rootfs/tmp/ready");
-    let container = host.run_on("trapped", bundle, stdio)?;
-    for _ in 0..2000 {
-        if ready.exists() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    host.runtime.kill(&container.id, 15, KillScope::Init)?;
-    let exit = container.wait()?;
-    ensure(exit == Exit::Code(42), || format!("SIGTERM: {exit:?}"))?;
-    for signal in [0, -1, 65, i32::MAX] {
-        expect_kind(
-            host.runtime.kill(&container.id, signal, KillScope::Init),
-            ErrorKind::InvalidArgument,
-            "a signal that is none",
-        )?;
-    }
-    Ok(())
-}
-
-fn duplicate(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let bundle = host.script("exec sleep 100")?;
-    let container = host.run("twice", bundle.clone())?;
-    for start in [false, true] {
-        let request = CreateRequest {
-            bundle: bundle.clone(),
-            stdio: null_stdio()?,
-        };
-        let again = match start {
-            true => host.runtime.run(&container.id, request),
-            false => host.runtime.create(&container.id, request),
-        };
-        expect_kind(again, ErrorKind::AlreadyExists, "a taken id")?;
-    }
-    // A second bundle that cannot work must not cost the first container its life.
-    let bad = host.bundle_with(&["/missing"], |spec| spec["mounts"] = "x".into())?;
-    let request = CreateRequest {
-        bundle: bad,
-        stdio: null_stdio()?,
-    };
-    ensure(host.runtime.create(&container.id, request).is_err(), || {
-        "a broken bundle on a taken id succeeded".into()
-    })?;
-    let status = container.status()?;
-    ensure(status == RuntimeStatus::Running, || {
-        format!("the holder is {status:?}")
-    })
-}
-
-fn unknown(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let runtime = &host.runtime;
-    let id: ContainerId = "unknown".parse()?;
-    let can = runtime.capabilities();
-    let want = |result: Result<()>, what: &str| expect_kind(result, ErrorKind::NotFound, what);
-    want(runtime.state(&id).map(drop), "state")?;
-    want(runtime.start(&id), "start")?;
-    want(runtime.kill(&id, 15, KillScope::Init), "kill")?;
-    want(runtime.kill(&id, 9, KillScope::All), "kill all")?;
-    want(runtime.delete(&id, DeleteMode::Stopped), "delete")?;
-    let request = containerkit::runtime::ExecRequest {
-        process: super::host::process(&["true"])?,
-        stdio: null_stdio()?,
-    };
-    let error = runtime.exec(&id, request).err();
-    ensure(
-        error
-            .as_ref()
-            .is_some_and(|e| e.kind() == ErrorKind::NotFound && e.exec_failure().is_none()),
-        || format!("exec: {error:?}"),
-    )?;
-    if can.ps {
-        want(runtime.ps(&id).map(drop), "ps")?;
-    }
-    if can.pause {
-        want(runtime.pause(&id), "pause")?;
-        want(runtime.resume(&id), "resume")?;
-    }
-    if can.update {
-        want(runtime.update(&id, &Default::default()), "update")?;
-    }
-    if can.stats {
-        want(runtime.stats(&id).map(drop), "stats")?;
-    }
-    ensure(runtime.list()?.is_empty(), || "list is not empty".into())
-}
-
 fn start_twice(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
-    let container = host.create("once", host.script("exec sleep 100")?)?;
+    let container = host.waiter("once")?;
     host.runtime.start(&container.id)?;
     expect_kind(
         host.runtime.start(&container.id),
@@ -249,67 +81,6 @@ fn start_twice(factory: &dyn Factory) -> Result<()> {
     ensure(status == RuntimeStatus::Running, || {
         format!("it is {status:?}")
     })
-}
-
-fn stopped(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let container = host.run("ended", host.script("true")?)?;
-    container.wait()?;
-    container.reaches(RuntimeStatus::Stopped)?;
-    let want =
-        |result: Result<()>, what: &str| expect_kind(result, ErrorKind::FailedPrecondition, what);
-    want(host.runtime.start(&container.id), "start")?;
-    want(host.runtime.kill(&container.id, 9, KillScope::Init), "kill")?;
-    let can = host.runtime.capabilities();
-    if can.pause {
-        want(host.runtime.pause(&container.id), "pause")?;
-        want(host.runtime.resume(&container.id), "resume")?;
-    }
-    if can.update {
-        want(
-            host.runtime.update(&container.id, &Default::default()),
-            "update",
-        )?;
-    }
-    if can.ps {
-        let processes = host.runtime.ps(&container.id)?;
-        ensure(processes.is_empty(), || format!("ps: {processes:?}"))?;
-    }
-    let exec = container.script("true");
-    want(exec.map(drop), "exec")
-}
-
-fn delete_running(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let container = host.run("lives", host.script("exec sleep 100")?)?;
-    expect_kind(
-        host.runtime.delete(&container.id, DeleteMode::Stopped),
-        ErrorKind::FailedPrecondition,
-        "delete of a running container",
-    )?;
-    let status = container.status()?;
-    ensure(status == RuntimeStatus::Running, || {
-        format!("it is {status:?}")
-    })?;
-    host.runtime.delete(&container.id, DeleteMode::Force)?;
-    expect_kind(container.status(), ErrorKind::NotFound, "deleted")?;
-    let exit = container.wait()?;
-    ensure(exit == Exit::Signal(9), || {
-        format!("it ended with {exit:?}")
-    })
-}
-
-fn delete_gone(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    host.runtime.delete(&"never".parse()?, DeleteMode::Force)?;
-    let container = host.run("gone", host.script("true")?)?;
-    container.wait()?;
-    host.runtime.delete(&container.id, DeleteMode::Force)?;
-    host.runtime.delete(&container.id, DeleteMode::Force)?;
-    // The id is free again.
-    let again = host.run("gone", host.script("exit 3")?)?;
-    let exit = again.wait()?;
-    ensure(exit == Exit::Code(3), || format!("exit {exit:?}"))
 }
 
 fn not_executable(factory: &dyn Factory) -> Result<()> {
@@ -389,124 +160,9 @@ fn failed_create(factory: &dyn Factory) -> Result<()> {
             format!("{shown}: a container is left")
         })?;
     }
-    let container = host.run("broken", host.script("exit 5")?)?;
-    let exit = container.wait()?;
+    let (_container, exit) = host.ended("broken", "exit 5")?;
     ensure(exit == Exit::Code(5), || {
         format!("the id afterwards: {exit:?}")
-    })
-}
-
-fn list(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    ensure(host.runtime.list()?.is_empty(), || {
-        "not empty at first".into()
-    })?;
-    let created = host.create("list-a", host.script("exec sleep 100")?)?;
-    let running = host.run("list-b", host.script("exec sleep 100")?)?;
-    let ended = host.run("list-c", host.script("true")?)?;
-    ended.wait()?;
-    let found: Vec<(String, RuntimeStatus, Option<u32>)> = host
-        .runtime
-        .list()?
-        .into_iter()
-        .map(|state| (state.id.to_string(), state.status, state.pid))
-        .collect();
-    let want = vec![
-        (
-            "list-a".into(),
-            RuntimeStatus::Created,
-            Some(created.init.pid),
-        ),
-        (
-            "list-b".into(),
-            RuntimeStatus::Running,
-            Some(running.init.pid),
-        ),
-        ("list-c".into(), RuntimeStatus::Stopped, None),
-    ];
-    ensure(found == want, || format!("want {want:?}, got {found:?}"))
-}
-
-fn isolated(factory: &dyn Factory) -> Result<()> {
-    let one = Host::new(factory)?;
-    let two = Host::new(factory)?;
-    let first = one.run("same", one.script("exec sleep 100")?)?;
-    ensure(two.runtime.list()?.is_empty(), || {
-        "the second sees the first's".into()
-    })?;
-    expect_kind(
-        two.runtime.state(&first.id),
-        ErrorKind::NotFound,
-        "the other's id",
-    )?;
-    let second = two.run("same", two.script("exec sleep 100")?)?;
-    two.runtime.delete(&second.id, DeleteMode::Force)?;
-    let status = first.status()?;
-    ensure(status == RuntimeStatus::Running, || {
-        format!("the first is {status:?}")
-    })
-}
-
-fn reopened(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let container = host.run("kept", host.script("exec sleep 100")?)?;
-    let other = host.fixture.open()?;
-    let state = other.state(&container.id)?;
-    ensure(state.pid == Some(container.init.pid), || {
-        format!("{state:?}")
-    })?;
-    other.kill(&container.id, 9, KillScope::Init)?;
-    container.wait()?;
-    other.delete(&container.id, DeleteMode::Stopped)?;
-    expect_kind(
-        container.status(),
-        ErrorKind::NotFound,
-        "deleted by the other",
-    )
-}
-
-fn race(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    let id: ContainerId = "race".parse()?;
-    let bundle = host.script("exec sleep 100")?;
-    let barrier = Barrier::new(3);
-    let runtime = &host.runtime;
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..3)
-            .map(|_| {
-                let (bundle, id, barrier) = (bundle.clone(), &id, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    let stdio = null_stdio()?;
-                    tracked(|| runtime.create(id, CreateRequest { bundle, stdio }))
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join()).collect()
-    });
-    let mut made = Vec::new();
-    let mut wrong = None;
-    for result in results {
-        match result {
-            Ok(Ok(process)) => made.push(process),
-            Ok(Err(error))
-                if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {}
-            Ok(Err(error)) => wrong = Some(error.to_string()),
-            Err(_) => wrong = Some("a panic".into()),
-        }
-    }
-    let state = host.runtime.state(&id);
-    host.runtime.delete(&id, DeleteMode::Force)?;
-    for process in &made {
-        super::host::wait(process)?;
-    }
-    ensure(wrong.is_none(), || format!("a loser failed with {wrong:?}"))?;
-    ensure(made.len() == 1, || {
-        format!("{} creations succeeded", made.len())
-    })?;
-    let pid = state?.pid;
-    ensure(pid == Some(made[0].pid), || {
-        "the state is not the winner's".into()
     })
 }
 
@@ -529,18 +185,14 @@ fn state(factory: &dyn Factory) -> Result<()> {
     })
 }
 
-fn never_started(factory: &dyn Factory) -> Result<()> {
+fn guest(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
-    let container = host.create("waiting", host.script("true")?)?;
-    host.runtime.kill(&container.id, 9, KillScope::Init)?;
-    let gone = container
-        .init
-        .pidfd
-        .as_ref()
-        .is_some_and(|pidfd| ends_within(pidfd, super::host::PATIENCE));
-    ensure(gone, || "SIGKILL does not end a created container".into())?;
-    container.wait()?;
-    container.reaches(RuntimeStatus::Stopped)?;
-    host.runtime.delete(&container.id, DeleteMode::Stopped)?;
-    expect_kind(container.status(), ErrorKind::NotFound, "deleted")
+    let bundle = host.script("exec sleep 100")?;
+    crate::guest::behaves(|number| {
+        let container = host.run(&format!("guest-{number}"), bundle.clone())?;
+        let (exit, _) = container.script("exit 3")?;
+        equal(exit, Exit::Code(3), "the exec")?;
+        host.runtime.delete(&container.id, DeleteMode::Force)?;
+        container.wait().map(drop)
+    })
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 use containerkit::oci_spec::runtime::{
     LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
 };
-use containerkit::runtime::{CheckpointRequest, KillScope, RuntimeStatus};
+use containerkit::runtime::{
+    CheckpointRequest, CreateRequest, DeleteMode, KillScope, RuntimeStatus,
+};
 use containerkit::{ContainerId, Error, ErrorKind, Result};
 
-use super::Factory;
-use super::host::{Exit, Host};
-use crate::{Case, ensure, expect_kind};
+use super::host::{Container, Exit, Host, null_stdio};
+use super::{Factory, case};
+use crate::{Case, agree, ensure, expect_kind};
 
-pub(super) const CASES: [Case<dyn Factory>; 7] = [
+pub(super) const CASES: [Case<dyn Factory>; 9] = [
     case("DRV-R-50", "the runtime tells its name and version", info),
     case("DRV-R-51", "capabilities and methods agree", capabilities),
     case("DRV-R-52", "ps lists the processes by the host's pids", ps),
@@ -29,15 +31,17 @@ pub(super) const CASES: [Case<dyn Factory>; 7] = [
         update,
     ),
     case("DRV-R-56", "stats count what is used", stats),
+    case(
+        "DRV-R-57",
+        "update leaves what it does not set",
+        update_in_part,
+    ),
+    case(
+        "DRV-R-58",
+        "CHECKPOINT: a container goes on where it was saved",
+        checkpoint,
+    ),
 ];
-
-const fn case(
-    id: &'static str,
-    name: &'static str,
-    run: fn(&(dyn Factory + 'static)) -> Result<()>,
-) -> Case<dyn Factory> {
-    Case { id, name, run }
-}
 
 fn info(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
@@ -61,27 +65,21 @@ fn capabilities(factory: &dyn Factory) -> Result<()> {
         ..CheckpointRequest::default()
     };
     let can = runtime.capabilities();
-    for (name, able, result) in [
-        ("ps", can.ps, runtime.ps(&id).map(drop)),
-        ("pause", can.pause, runtime.pause(&id)),
-        ("resume", can.pause, runtime.resume(&id)),
-        (
-            "update",
-            can.update,
-            runtime.update(&id, &LinuxResources::default()),
-        ),
-        ("stats", can.stats, runtime.stats(&id).map(drop)),
-        (
-            "checkpoint",
-            can.checkpoint,
-            runtime.checkpoint(&id, &request),
-        ),
-    ] {
-        let answer = result.map_err(|error| error.kind());
-        ensure((answer == Err(ErrorKind::Unimplemented)) != able, || {
-            format!("{name}: the capability says {able}, the method {answer:?}")
-        })?;
-    }
+    agree("ps", can.ps, runtime.ps(&id))?;
+    agree("pause", can.pause, runtime.pause(&id))?;
+    agree("resume", can.pause, runtime.resume(&id))?;
+    let none = LinuxResources::default();
+    agree("update", can.update, runtime.update(&id, &none))?;
+    agree("stats", can.stats, runtime.stats(&id))?;
+    agree(
+        "checkpoint",
+        can.checkpoint,
+        runtime.checkpoint(&id, &request),
+    )?;
+    let bundle = host.script("true")?;
+    let stdio = null_stdio()?;
+    let restored = runtime.restore(&id, CreateRequest { bundle, stdio }, &request);
+    agree("restore", can.checkpoint, restored)?;
     ensure(runtime.capabilities() == can, || {
         "capabilities change".into()
     })
@@ -90,9 +88,9 @@ fn capabilities(factory: &dyn Factory) -> Result<()> {
 fn ps(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     if !host.runtime.capabilities().ps {
-        return Err(Error::unimplemented("ps"));
+        return Err(crate::lacking("ps"));
     }
-    let mut container = host.run("ps", host.script("exec sleep 100")?)?;
+    let mut container = host.sleeper("ps")?;
     let pid = container.spawn("exec sleep 100")?.pid;
     let mut found: Vec<u32> = host
         .runtime
@@ -109,7 +107,7 @@ fn ps(factory: &dyn Factory) -> Result<()> {
 fn pause(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     if !host.runtime.capabilities().pause {
-        return Err(Error::unimplemented("pause"));
+        return Err(crate::lacking("pause"));
     }
     let bundle = host.script("while :; do echo >> /tmp/count; sleep 0.005; done")?;
     let count = bundle.join("rootfs/tmp/count");
@@ -155,17 +153,16 @@ fn pause(factory: &dyn Factory) -> Result<()> {
 fn kill_paused(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     if !host.runtime.capabilities().pause {
-        return Err(Error::unimplemented("pause"));
+        return Err(crate::lacking("pause"));
     }
-    let container = host.run("frozen", host.script("exec sleep 100")?)?;
+    let container = host.sleeper("frozen")?;
     host.runtime.pause(&container.id)?;
     host.runtime.kill(&container.id, 9, KillScope::Init)?;
     let exit = container.wait()?;
     ensure(exit == Exit::Signal(9), || format!("killed: {exit:?}"))?;
-    let container = host.run("frozen-too", host.script("exec sleep 100")?)?;
+    let container = host.sleeper("frozen-too")?;
     host.runtime.pause(&container.id)?;
-    host.runtime
-        .delete(&container.id, containerkit::runtime::DeleteMode::Force)?;
+    host.runtime.delete(&container.id, DeleteMode::Force)?;
     let exit = container.wait()?;
     ensure(exit == Exit::Signal(9), || format!("deleted: {exit:?}"))
 }
@@ -202,16 +199,11 @@ fn cgroup_files(pid: u32, controller: &str, v1: &str, v2: &str) -> Vec<PathBuf> 
     files
 }
 
-fn update(factory: &dyn Factory) -> Result<()> {
-    let host = Host::new(factory)?;
-    if !host.runtime.capabilities().update {
-        return Err(Error::unimplemented("update"));
-    }
-    let container = host.run("limited", host.script("exec sleep 100")?)?;
-    host.runtime.update(&container.id, &limits()?)?;
+/// Fails unless these are the limits of the container's cgroups.
+fn limited(container: &Container, memory: i64, pids: i64) -> Result<()> {
     for (controller, v1, v2, want) in [
-        ("memory", "memory.limit_in_bytes", "memory.max", MEMORY),
-        ("pids", "pids.max", "pids.max", PIDS),
+        ("memory", "memory.limit_in_bytes", "memory.max", memory),
+        ("pids", "pids.max", "pids.max", pids),
     ] {
         let files = cgroup_files(container.init.pid, controller, v1, v2);
         let found: Vec<String> = files
@@ -223,18 +215,88 @@ fn update(factory: &dyn Factory) -> Result<()> {
             format!("{controller}: want {want}, {files:?} say {found:?}")
         })?;
     }
-    let status = container.status()?;
-    ensure(status == RuntimeStatus::Running, || {
-        format!("it is {status:?}")
-    })
+    Ok(())
+}
+
+fn update(factory: &dyn Factory) -> Result<()> {
+    let host = Host::new(factory)?;
+    if !host.runtime.capabilities().update {
+        return Err(crate::lacking("update"));
+    }
+    let container = host.sleeper("limited")?;
+    host.runtime.update(&container.id, &limits()?)?;
+    limited(&container, MEMORY, PIDS)?;
+    container.is(RuntimeStatus::Running)
+}
+
+fn update_in_part(factory: &dyn Factory) -> Result<()> {
+    let host = Host::new(factory)?;
+    if !host.runtime.capabilities().update {
+        return Err(crate::lacking("update"));
+    }
+    let container = host.sleeper("limited-in-part")?;
+    host.runtime.update(&container.id, &limits()?)?;
+    let mut part = limits()?;
+    part.set_memory(None);
+    let pids = LinuxPidsBuilder::default().limit(PIDS + 1).build();
+    part.set_pids(Some(
+        pids.map_err(|e| Error::internal("limits").with_source(e))?,
+    ));
+    host.runtime.update(&container.id, &part)?;
+    limited(&container, MEMORY, PIDS + 1)
+}
+
+fn checkpoint(factory: &dyn Factory) -> Result<()> {
+    let host = Host::new(factory)?;
+    if !host.runtime.capabilities().checkpoint {
+        return Err(crate::lacking("checkpoint"));
+    }
+    let bundle = host.script("while :; do echo >> /tmp/count; sleep 0.005; done")?;
+    let count = bundle.join("rootfs/tmp/count");
+    let length = || std::fs::metadata(&count).map_or(0, |m| m.len());
+    let grows = |what: &str| {
+        let before = length();
+        let grown = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            length() > before
+        });
+        ensure(grown, || format!("{what}: the program does not run"))
+    };
+    let container = host.run("saved", bundle.clone())?;
+    grows("before")?;
+    let request = CheckpointRequest {
+        image_path: host.fixture.folder().join("image"),
+        leave_running: true,
+        ..CheckpointRequest::default()
+    };
+    containerkit::fs::ensure_dir(&request.image_path, 0o700)?;
+    host.runtime.checkpoint(&container.id, &request)?;
+    grows("left running")?;
+    let request = CheckpointRequest {
+        image_path: host.fixture.folder().join("image-2"),
+        ..CheckpointRequest::default()
+    };
+    containerkit::fs::ensure_dir(&request.image_path, 0o700)?;
+    host.runtime.checkpoint(&container.id, &request)?;
+    container.wait()?;
+    host.runtime.delete(&container.id, DeleteMode::Force)?;
+    let before = length();
+    let again = Container::adopt(&host.runtime, "saved", || {
+        let stdio = null_stdio()?;
+        let create = CreateRequest { bundle, stdio };
+        host.runtime.restore(&container.id, create, &request)
+    })?;
+    ensure(length() >= before, || "its file was cut".into())?;
+    grows("restored")?;
+    again.is(RuntimeStatus::Running)
 }
 
 fn stats(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     if !host.runtime.capabilities().stats {
-        return Err(Error::unimplemented("stats"));
+        return Err(crate::lacking("stats"));
     }
-    let mut container = host.run("counted", host.script("exec sleep 100")?)?;
+    let mut container = host.sleeper("counted")?;
     container.spawn("exec sleep 100")?;
     host.runtime.update(&container.id, &limits()?)?;
     // The exec may be the runtime itself for a moment, with threads.

@@ -1,4 +1,4 @@
-//! Commit, removal, mounts, and the abilities beyond the core.
+//! Commit, removal, mounts, and many at a time.
 
 use std::fs;
 
@@ -6,13 +6,12 @@ use containerkit::fs::unique_name;
 use containerkit::mounter::{hold, mount_all, unmount};
 use containerkit::snapshot::{CommitOptions, SnapshotFilter, SnapshotKind};
 use containerkit::{Error, ErrorKind, IoContext, Labels, Page, Result};
-use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use super::lab::{Lab, Tree, key};
 use super::{Factory, Row};
-use crate::{ensure, expect_kind};
+use crate::{ensure, equal, expect_kind};
 
-pub(super) const CASES: [Row; 19] = [
+pub(super) const CASES: [Row; 16] = [
     (
         "DRV-S-40",
         "mounts are told again as prepare told them",
@@ -55,34 +54,19 @@ pub(super) const CASES: [Row; 19] = [
     ("DRV-S-51", "one of many that want a key gets it", contended),
     ("DRV-S-52", "many work side by side", side_by_side),
     (
-        "DRV-S-53",
-        "REBASE: layers are committed on a later parent",
-        rebase,
-    ),
-    (
-        "DRV-S-54",
-        "REBASE: not what was prepared on another parent",
-        bad_rebase,
-    ),
-    (
-        "DRV-S-55",
-        "DIRECT_UPPER: a layer is written without a mount",
-        direct,
-    ),
-    (
-        "DRV-S-56",
-        "DIRECT_UPPER: whiteouts and opaque folders count",
-        whiteouts,
-    ),
-    (
-        "DRV-S-57",
-        "DIRECT_UPPER: only active snapshots",
-        direct_active,
-    ),
-    (
         "DRV-S-58",
         "a removed layer's files are gone after cleanup",
         space,
+    ),
+    (
+        "DRV-S-61",
+        "what was committed a moment ago can be removed",
+        remove_after_commit,
+    ),
+    (
+        "DRV-S-65",
+        "lives leave folder, umask, signals and descriptors as they were",
+        guest,
     ),
 ];
 
@@ -405,144 +389,6 @@ fn lab_layer(driver: &dyn containerkit::Snapshotter, name: &str) -> Result<()> {
         .map(drop)
 }
 
-fn on(parent: &str) -> CommitOptions {
-    CommitOptions {
-        parent: Some(key(parent)),
-        ..CommitOptions::default()
-    }
-}
-
-fn rebase(factory: &Factory) -> Result<()> {
-    let lab = Lab::new(factory)?;
-    let driver = lab.driver()?;
-    for (name, file) in [("x1", "one"), ("x2", "two"), ("x3", "three")] {
-        let tree = Tree::mount(&lab.prepare(name, None)?)?;
-        tree.mkdir("etc")?;
-        tree.write(&format!("etc/{file}"), name)?;
-        tree.write("last", name)?;
-    }
-    driver.commit(&key("l1"), &key("x1"), &CommitOptions::default())?;
-    let second = driver.commit(&key("l2"), &key("x2"), &on("l1"));
-    if !driver.capabilities().rebase {
-        expect_kind(second, ErrorKind::Unimplemented, "rebase without REBASE")?;
-        return Err(Error::unimplemented("rebase"));
-    }
-    let second = second?;
-    ensure(second.parent == Some(key("l1")), || format!("{second:?}"))?;
-    driver.commit(&key("l3"), &key("x3"), &on("l2"))?;
-    let tree = lab.view("l3")?;
-    for (file, text) in [("etc/one", "x1"), ("etc/two", "x2"), ("last", "x3")] {
-        ensure(tree.read(file)? == text, || {
-            format!("{file}: {:?}", tree.read(file))
-        })?;
-    }
-    let removed = driver.remove(&key("l1"));
-    expect_kind(removed, ErrorKind::FailedPrecondition, "its parent")
-}
-
-fn bad_rebase(factory: &Factory) -> Result<()> {
-    let lab = Lab::new(factory)?;
-    let driver = lab.driver()?;
-    if !driver.capabilities().rebase {
-        return Err(Error::unimplemented("rebase"));
-    }
-    lab.layer("a", None, |_| Ok(()))?;
-    lab.layer("b", None, |_| Ok(()))?;
-    lab.prepare("x", Some("a"))?;
-    lab.prepare("y", None)?;
-    let commit = |active: &str, parent: &str| driver.commit(&key("c"), &key(active), &on(parent));
-    expect_kind(
-        commit("x", "b"),
-        ErrorKind::FailedPrecondition,
-        "another parent",
-    )?;
-    expect_kind(commit("y", "no"), ErrorKind::NotFound, "a missing parent")?;
-    expect_kind(
-        commit("y", "x"),
-        ErrorKind::FailedPrecondition,
-        "an active parent",
-    )?;
-    expect_kind(commit("y", "y"), ErrorKind::FailedPrecondition, "itself")?;
-    let same = commit("x", "a")?;
-    ensure(same.parent == Some(key("a")), || format!("{same:?}"))
-}
-
-fn direct(factory: &Factory) -> Result<()> {
-    let lab = Lab::new(factory)?;
-    let driver = lab.driver()?;
-    lab.layer("a", None, |tree| tree.write("below", "1"))?;
-    lab.prepare("x", Some("a"))?;
-    let upper = driver.upper(&key("x"));
-    if !driver.capabilities().direct_upper {
-        expect_kind(
-            upper,
-            ErrorKind::Unimplemented,
-            "upper without DIRECT_UPPER",
-        )?;
-        return Err(Error::unimplemented("upper"));
-    }
-    let upper = upper?;
-    ensure(upper.is_absolute() && upper.is_dir(), || {
-        format!("{upper:?}")
-    })?;
-    fs::write(upper.join("f"), "2").io_context(|| "write")?;
-    driver.commit(&key("b"), &key("x"), &CommitOptions::default())?;
-    let tree = lab.view("b")?;
-    ensure(tree.read("f")? == "2" && tree.read("below")? == "1", || {
-        format!("{:?}", tree.fingerprint())
-    })
-}
-
-fn whiteouts(factory: &Factory) -> Result<()> {
-    let lab = Lab::new(factory)?;
-    let driver = lab.driver()?;
-    if !driver.capabilities().direct_upper {
-        return Err(Error::unimplemented("upper"));
-    }
-    lab.layer("a", None, |tree| {
-        tree.write("gone", "1")?;
-        tree.mkdir("opaque")?;
-        tree.write("opaque/hidden", "1")
-    })?;
-    lab.prepare("x", Some("a"))?;
-    let upper = driver.upper(&key("x"))?;
-    rustix::fs::mknodat(
-        CWD,
-        upper.join("gone"),
-        FileType::CharacterDevice,
-        Mode::empty(),
-        0,
-    )
-    .io_context(|| "make a whiteout")?;
-    fs::create_dir(upper.join("opaque")).io_context(|| "mkdir")?;
-    rustix::fs::setxattr(
-        upper.join("opaque"),
-        "trusted.overlay.opaque",
-        b"y",
-        XattrFlags::empty(),
-    )
-    .io_context(|| "make opaque")?;
-    driver.commit(&key("b"), &key("x"), &CommitOptions::default())?;
-    let tree = lab.view("b")?;
-    let good = !tree.exists("gone") && tree.exists("opaque") && !tree.exists("opaque/hidden");
-    ensure(good, || format!("{:?}", tree.fingerprint()))
-}
-
-fn direct_active(factory: &Factory) -> Result<()> {
-    let lab = Lab::new(factory)?;
-    let driver = lab.driver()?;
-    if !driver.capabilities().direct_upper {
-        return Err(Error::unimplemented("upper"));
-    }
-    lab.layer("a", None, |_| Ok(()))?;
-    driver.view(&key("v"), Some(&key("a")), &Labels::new())?;
-    for name in ["a", "v"] {
-        let upper = driver.upper(&key(name));
-        expect_kind(upper, ErrorKind::FailedPrecondition, name)?;
-    }
-    Ok(())
-}
-
 fn space(factory: &Factory) -> Result<()> {
     let lab = Lab::new(factory)?;
     let driver = lab.driver()?;
@@ -563,5 +409,45 @@ fn space(factory: &Factory) -> Result<()> {
     let after = size()?;
     ensure(after <= before + 5, || {
         format!("{before} inodes before, {after} after")
+    })
+}
+
+fn remove_after_commit(factory: &Factory) -> Result<()> {
+    let lab = Lab::new(factory)?;
+    let driver = lab.driver()?;
+    lab.layer("base", None, |tree| tree.write("f", "1"))?;
+    let before = driver.walk(&SnapshotFilter::default(), &Page::default())?;
+    for _ in 0..3 {
+        let tree = Tree::mount(&lab.prepare("a", Some("base"))?)?;
+        tree.write("f", "2")?;
+        tree.write("g", "2")?;
+        drop(tree);
+        driver.commit(&key("b"), &key("a"), &CommitOptions::default())?;
+        // The active key is free at once, also for a child of what came of it.
+        lab.prepare("a", Some("b"))?;
+        driver.remove(&key("a"))?;
+        driver.remove(&key("b"))?;
+    }
+    let after = driver.walk(&SnapshotFilter::default(), &Page::default())?;
+    equal(after, before, "the snapshots afterwards")
+}
+
+fn guest(factory: &Factory) -> Result<()> {
+    let lab = Lab::new(factory)?;
+    let driver = lab.driver()?;
+    crate::guest::behaves(|_| {
+        lab.layer("a", None, |tree| tree.write("f", "1"))?;
+        drop(lab.view("a")?);
+        let views = SnapshotFilter {
+            kind: Some(SnapshotKind::View),
+            ..SnapshotFilter::default()
+        };
+        for view in driver.walk(&views, &Page::default())? {
+            driver.mounts(&view.key)?;
+            driver.remove(&view.key)?;
+        }
+        driver.usage(&key("a"))?;
+        driver.remove(&key("a"))?;
+        driver.cleanup().map(drop)
     })
 }

@@ -4,11 +4,11 @@ use containerkit::snapshot::{CommitOptions, SnapshotFilter, SnapshotInfo, Snapsh
 use containerkit::value::all_pages;
 use containerkit::{ErrorKind, LabelChanges, Labels, Page, Result, Snapshotter, Timestamp};
 
-use super::lab::{Lab, key, labels};
+use super::lab::{Lab, Tree, key, labels};
 use super::{Factory, Row};
-use crate::{ensure, expect_kind};
+use crate::{ensure, equal, expect_kind};
 
-pub(super) const CASES: [Row; 16] = [
+pub(super) const CASES: [Row; 18] = [
     ("DRV-S-01", "a fresh root has no snapshots", fresh),
     ("DRV-S-02", "stat of an active snapshot", stat_active),
     ("DRV-S-03", "stat of a committed snapshot", stat_committed),
@@ -41,6 +41,12 @@ pub(super) const CASES: [Row; 16] = [
         bad_parents,
     ),
     ("DRV-S-16", "another instance sees the same", reopened),
+    ("DRV-S-18", "keys of every form stay apart", forms),
+    (
+        "DRV-S-19",
+        "a walk begins after any name, in pages of any size",
+        walk_anywhere,
+    ),
 ];
 
 fn info(lab: &Lab<'_>, name: &str) -> Result<SnapshotInfo> {
@@ -397,11 +403,22 @@ fn missing(factory: &Factory) -> Result<()> {
     if driver.capabilities().direct_upper {
         expect_kind(driver.upper(&no), kind, "upper")?;
     }
-    let error = driver.stat(&no).err();
-    let text = error.map(|error| error.to_string()).unwrap_or_default();
-    ensure(text.contains("no"), || {
-        format!("{text:?} does not name the key")
-    })
+    let odd = key("some/odd:key");
+    let errors = [
+        driver.stat(&odd).err(),
+        driver.mounts(&odd).err(),
+        driver.remove(&odd).err(),
+        driver.usage(&odd).err(),
+        lab.prepare("new", Some("some/odd:key")).err(),
+    ];
+    for error in errors {
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        ensure(
+            text.contains("some/odd:key") && !text.contains('\n'),
+            || format!("want one line that names the key, got {text:?}"),
+        )?;
+    }
+    Ok(())
 }
 
 fn bad_parents(factory: &Factory) -> Result<()> {
@@ -441,4 +458,81 @@ fn reopened(factory: &Factory) -> Result<()> {
     ensure(lab.view("a")?.read("f")? == "1", || {
         "a lost its file".into()
     })
+}
+
+fn forms(factory: &Factory) -> Result<()> {
+    let lab = Lab::new(factory)?;
+    let driver = lab.driver()?;
+    let long = "x".repeat(254);
+    let mut keys = vec![
+        "a".to_owned(),
+        "A".to_owned(),
+        "a/b".to_owned(),
+        "a:b".to_owned(),
+        "a-b".to_owned(),
+        "a..b".to_owned(),
+        ".a".to_owned(),
+        "a/b/c/d/e/f".to_owned(),
+        "root".to_owned(),
+        "state".to_owned(),
+        "sha256:x@y+z=".to_owned(),
+        "-".to_owned(),
+        format!("{long}1"),
+        format!("{long}2"),
+    ];
+    for text in &keys {
+        let mounts = lab.prepare(text, None)?;
+        Tree::mount(&mounts)?.write("name", text)?;
+    }
+    keys.sort();
+    let listed = names(driver, &SnapshotFilter::default())?;
+    equal(&listed, &keys, "the list, in the order of keys")?;
+    for text in &keys {
+        let tree = Tree::mount(&driver.mounts(&key(text))?)?;
+        equal(&tree.read("name")?, text, "the file of a snapshot")?;
+        drop(tree);
+        driver.remove(&key(text))?;
+    }
+    equal(
+        names(driver, &SnapshotFilter::default())?.len(),
+        0,
+        "what is left",
+    )
+}
+
+fn walk_anywhere(factory: &Factory) -> Result<()> {
+    let lab = Lab::new(factory)?;
+    let driver = lab.driver()?;
+    for name in ["b", "d", "f", "h"] {
+        let odd = labels(&[("odd", if name < "e" { "no" } else { "yes" })]);
+        driver.view(&key(name), None, &odd)?;
+    }
+    let all = SnapshotFilter::default();
+    let late = SnapshotFilter {
+        labels: vec![("odd".into(), Some("yes".into()))],
+        ..SnapshotFilter::default()
+    };
+    let rows: [(&SnapshotFilter, Option<&str>, u32, &[&str]); 9] = [
+        (&all, None, u32::MAX, &["b", "d", "f", "h"]),
+        (&all, Some("a"), 2, &["b", "d"]),
+        (&all, Some("b"), 2, &["d", "f"]),
+        (&all, Some("c"), 9, &["d", "f", "h"]),
+        (&all, Some("h"), 9, &[]),
+        (&all, Some("z"), 9, &[]),
+        (&late, None, 1, &["f"]),
+        (&late, Some("f"), 1, &["h"]),
+        (&late, Some("a"), u32::MAX, &["f", "h"]),
+    ];
+    for (filter, after, limit, want) in rows {
+        let page = Page {
+            after: after.map(str::to_owned),
+            limit,
+        };
+        let found = driver.walk(filter, &page)?;
+        let found: Vec<String> = found.iter().map(|info| info.key.to_string()).collect();
+        ensure(found == want, || {
+            format!("{filter:?}, {page:?}: want {want:?}, found {found:?}")
+        })?;
+    }
+    Ok(())
 }
