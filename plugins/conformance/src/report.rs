@@ -6,7 +6,7 @@ use std::time::Duration;
 use containerkit::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::{CaseResult, Outcome, content, runtime, snapshot};
+use crate::{CaseResult, Outcome, content, driver, runtime, snapshot};
 
 /// Writes results: `{"id", "outcome": "pass" | "fail" | "unsupported",
 /// "detail", "microseconds"}`, a line each.
@@ -34,6 +34,7 @@ pub fn read(text: &str) -> Result<Vec<CaseResult>> {
     let mut known = names(snapshot::cases());
     known.extend(names(content::cases()));
     known.extend(names(runtime::cases()));
+    known.extend(names(driver::cases()));
     text.lines()
         .map(|line| {
             let bad = || Error::data_loss(format!("a conformance report: {line:?}"));
