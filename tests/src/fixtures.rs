@@ -34,6 +34,42 @@ pub fn library(name: &str) -> PathBuf {
     out.join(format!("libfixture_{name}.so"))
 }
 
+/// The shared object of a driver that does what no driver may, as its option
+/// `deeds` says: `DEED@METHOD`.
+pub fn misbehave() -> PathBuf {
+    static OUT: OnceLock<PathBuf> = OnceLock::new();
+    let out = OUT.get_or_init(|| {
+        let manifest = checkout().join("tests/fixtures/misbehave/Cargo.toml");
+        build(&manifest, "misbehave", &["fixture-misbehave"])
+    });
+    out.join("libfixture_misbehave.so")
+}
+
+/// The drivers in memory over an allocator of their own.
+pub fn allocator() -> PathBuf {
+    static OUT: OnceLock<PathBuf> = OnceLock::new();
+    let out = OUT.get_or_init(|| {
+        let manifest = checkout().join("tests/fixtures/Cargo.toml");
+        build(&manifest, "allocator", &["fixture-allocator"])
+    });
+    out.join("libfixture_allocator.so")
+}
+
+/// What the compiler says of a fixture that is built with `panic = "abort"`.
+pub fn build_with_abort(package: &str) -> std::process::Output {
+    let target = target_dir().join("fixtures");
+    let _lock = lock(&target, "build");
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["rustc", "--offline", "--package", package])
+        .arg("--manifest-path")
+        .arg(checkout().join("tests/fixtures/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .args(["--", "-C", "panic=abort"])
+        .output()
+        .expect("run cargo")
+}
+
 /// A change of one file: what is replaced by what.
 pub struct Edit {
     /// The file, from the top of the checkout.

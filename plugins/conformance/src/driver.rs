@@ -181,6 +181,10 @@ fn visit_content(store: &dyn ContentStore, name: &str) -> Result<()> {
         .commit(&Expected::default(), &Labels::new())
         .context(|| "commit")?;
     drop(writer);
+    store.info(&info.digest).context(|| "info")?;
+    store
+        .update(&info.digest, &LabelChanges::default())
+        .context(|| "update")?;
     ensure(info.digest == Algorithm::Sha256.digest(&data), || {
         format!("the blob's digest is {}", info.digest)
     })?;
@@ -192,7 +196,14 @@ fn visit_content(store: &dyn ContentStore, name: &str) -> Result<()> {
         .walk(&BlobFilter::default(), &Page::default())
         .context(|| "walk")?;
     store.list_statuses().context(|| "list_statuses")?;
-    store.delete(&info.digest).context(|| "delete")
+    store.delete(&info.digest).context(|| "delete")?;
+    drop(
+        store
+            .writer(&name, &Expected::default())
+            .context(|| "writer")?,
+    );
+    store.status(&name).context(|| "status of an ingest")?;
+    store.abort(&name).context(|| "abort")
 }
 
 /// Folders that a careless driver writes to.

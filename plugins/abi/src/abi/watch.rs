@@ -247,8 +247,8 @@ fn watch(shortest: impl Fn() -> Duration) {
         let limit = shortest();
         let pause = match busy {
             true => (limit / 20).clamp(Duration::from_millis(5), Duration::from_secs(10)),
-            // What begins in it is seen half a limit late at most.
-            false => (limit / 2).min(Duration::from_secs(60)),
+            // What begins in it is seen a quarter of the limit late at most.
+            false => (limit / 4).min(Duration::from_secs(60)),
         };
         std::thread::park_timeout(pause);
         let now = Instant::now();

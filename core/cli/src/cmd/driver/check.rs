@@ -228,9 +228,10 @@ impl Check<'_> {
                 }
                 Turn::Case(number) => first = number + 1,
                 Turn::Never(why) => {
-                    for row in self.plan.split_off(self.done.len()) {
-                        let why = format!("not run: {why}");
+                    let mut why = format!("not run: {why}");
+                    for row in std::mem::take(&mut self.plan) {
                         self.end(row, verdict(Verdicts::Fail, Duration::ZERO, why));
+                        why = "not run".into();
                     }
                     return Ok(self.done);
                 }
@@ -247,7 +248,7 @@ impl Check<'_> {
             instance: self.target.instance.clone(),
             options: self.target.options.clone(),
             // A call that hangs is told by its name before the case is late.
-            limit: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) * 3 / 4,
+            limit: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) / 2,
             scratch: self.scratch.path().to_path_buf(),
             first,
         };
@@ -267,7 +268,10 @@ impl Check<'_> {
                             self.end(self.row(number), verdict);
                             stage = Stage::Between(number + 1);
                         }
-                        Event::Hangs(error) => hang = Some(Error::from(error)),
+                        Event::Hangs(error) => {
+                            hang = Some(Error::from(error));
+                            continue;
+                        }
                         Event::Done => stage = Stage::End,
                         Event::Refused(error) => return refused(error, &stage),
                     }
