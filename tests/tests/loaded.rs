@@ -56,7 +56,7 @@ fn local() {
 fn overlay() {
     same(
         &Suite::of("overlay"),
-        &["DRV-S-59", "DRV-S-60"],
+        &["DRV-S-60"],
         || snapshot::suite(|context| Ok(Arc::new(Overlay::open(context)?))),
         || {
             let library = library("overlay");

@@ -217,7 +217,7 @@ pub struct SnapshotterCapabilities {
     /// `REBASE`: [`CommitOptions::parent`] may be given, so that the layers
     /// of an image can be unpacked side by side.
     pub rebase: bool,
-    /// `IDMAP`: its mounts may be id-mapped.
+    /// `IDMAP`: its mounts may be given [mapped owners](crate::idmap::IdMapping::mounts).
     pub idmap: bool,
     /// `QUOTA`: the label [`QUOTA_LABEL`] limits an active snapshot.
     pub quota: bool,

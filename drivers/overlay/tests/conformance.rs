@@ -8,8 +8,8 @@ use containerkit_overlay::Overlay;
 
 #[test]
 fn conforms() {
-    // Neither IDMAP nor QUOTA.
-    let unsupported = ["DRV-S-59", "DRV-S-60"];
+    // No QUOTA.
+    let unsupported = ["DRV-S-60"];
     snapshot::conforms(
         |context| Ok(Arc::new(Overlay::open(context)?)),
         &unsupported,

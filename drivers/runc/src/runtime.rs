@@ -17,6 +17,9 @@ use crate::message::{last_error, printable};
 use crate::scratch::Scratch;
 use crate::wire;
 
+/// How often a runtime that fails to list is asked.
+const LIST_LOOKS: usize = 3;
+
 /// SIGKILL.
 const KILL: i32 = 9;
 
@@ -162,17 +165,23 @@ impl Runtime for Runc {
     }
 
     fn list(&self) -> Result<Vec<RuntimeState>> {
-        let call = Call {
-            verb: "list",
-            args: vec!["--format".into(), "json".into()],
-            streams: Streams::Captured,
-            log: None,
-            limit: LIST_LIMIT,
-        };
-        let output = command::run(&self.options, call)?;
+        let mut output = self.listing()?;
+        // crun fails altogether when one container is damaged, or goes while
+        // it looks: then one is found, or the next look is another.
+        for _ in 1..LIST_LOOKS {
+            if output.status.success() {
+                break;
+            }
+            if let Some(states) = self.list_one_by_one(&output)? {
+                return Ok(states);
+            }
+            output = self.listing()?;
+        }
         if !output.status.success() {
-            // crun fails altogether when one container is damaged.
-            return self.list_one_by_one(&output);
+            return Err(
+                Error::new(ErrorKind::Unavailable, format!("{} list", self.program))
+                    .with_source_text(why(&output)),
+            );
         }
         let entries: Vec<wire::State> =
             wire::parse(&format!("{} list", self.program), &output.stdout)?;
@@ -251,9 +260,20 @@ impl Runtime for Runc {
 }
 
 impl Runc {
-    fn list_one_by_one(&self, failed: &Output) -> Result<Vec<RuntimeState>> {
-        let why = last_error(&failed.stderr).unwrap_or_else(|| failed.status_text());
-        log::warn!("{} list: {}", self.program, printable(&why));
+    fn listing(&self) -> Result<Output> {
+        let call = Call {
+            verb: "list",
+            args: vec!["--format".into(), "json".into()],
+            streams: Streams::Captured,
+            log: None,
+            limit: LIST_LIMIT,
+        };
+        command::run(&self.options, call)
+    }
+
+    /// `None` when no container is there to be asked for.
+    fn list_one_by_one(&self, failed: &Output) -> Result<Option<Vec<RuntimeState>>> {
+        log::warn!("{} list: {}", self.program, why(failed));
         let root = &self.options.root;
         let entries = std::fs::read_dir(root).io_context(|| format!("list {}", root.display()))?;
         let mut states = Vec::new();
@@ -275,14 +295,8 @@ impl Runc {
                 }
             }
         }
-        if states.is_empty() && failures == 0 {
-            return Err(
-                Error::new(ErrorKind::Unavailable, format!("{} list", self.program))
-                    .with_source_text(printable(&why)),
-            );
-        }
         states.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(states)
+        Ok((!states.is_empty() || failures > 0).then_some(states))
     }
 
     fn want(&self, id: &ContainerId, verb: &str, wanted: &[RuntimeStatus]) -> Result<()> {
@@ -292,6 +306,12 @@ impl Runc {
             false => Err(unfit(id, verb, state.status)),
         }
     }
+}
+
+/// What a runtime that failed says of it.
+fn why(failed: &Output) -> String {
+    let why = last_error(&failed.stderr).unwrap_or_else(|| failed.status_text());
+    printable(&why)
 }
 
 pub(crate) fn unfit(id: &ContainerId, verb: &str, status: RuntimeStatus) -> Error {

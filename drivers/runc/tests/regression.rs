@@ -332,6 +332,22 @@ fn nonsense_for_json_is_an_error_in_one_line() {
 }
 
 #[test]
+fn a_container_that_goes_while_a_runtime_lists_is_no_error() {
+    // It fails twice, and nothing is there to be asked for one by one.
+    let place = Place::new(
+        r#"for n in 1 2; do
+    mkdir "$ROOT/../failed.$n" 2>/dev/null && { echo "cannot open status" >&2; exit 1; }
+done
+echo '[{"id":"a","pid":1,"status":"stopped","bundle":"/b"}]'"#,
+    );
+    let list = place.open().expect("open").list().expect("list");
+    assert_eq!(list.len(), 1, "{list:?}");
+    let place = Place::new("echo 'always broken' >&2; exit 1");
+    let error = one_line(place.open().expect("open").list().expect_err("broken"));
+    assert!(error.to_string().contains("always broken"), "{error}");
+}
+
+#[test]
 fn control_characters_of_a_runtime_do_not_reach_the_terminal() {
     let place = Place::new(r#"printf 'bad \033[2J\007 thing\r\n' >&2; exit 1"#);
     let error = one_line(place.open().expect("open").start(&id()).expect_err("fails"));

@@ -15,6 +15,10 @@ use crate::{CaseResult, Outcome, folders::Scratch, report};
 /// Names, in the process that runs a suite, the suite and the report's file.
 const INNER: &str = "CONTAINERKIT_SUITE";
 
+/// A mount namespace for the suite: one that somebody makes elsewhere would
+/// keep a copy of the suite's mounts, which it does not see go.
+const OWN_MOUNTS: [&str; 4] = ["unshare", "--mount", "--propagation", "private"];
+
 /// Runs a suite in a process of its own: this test program, asked for the
 /// test of this thread alone. A program whose tests do not run side by side
 /// (`--test-threads=1`) runs it here, where nothing can disturb it.
@@ -83,7 +87,11 @@ pub fn apart_as(suite: &Suite, run: impl FnOnce() -> Vec<CaseResult>) -> Vec<Cas
     let scratch = Scratch::new().unwrap_or_else(|error| panic!("{error}"));
     let file = scratch.path().join("report");
     let this = std::env::current_exe().unwrap_or_else(|error| panic!("own path: {error}"));
-    let mut words = suite.wrapper.clone();
+    let mut words = match rustix::process::geteuid().is_root() {
+        true => OWN_MOUNTS.iter().map(OsString::from).collect(),
+        false => Vec::new(),
+    };
+    words.extend(suite.wrapper.iter().cloned());
     words.push(this.into_os_string());
     words.extend([suite.test.as_str(), "--exact", "--nocapture"].map(OsString::from));
     let output = Command::new(&words[0])

@@ -49,34 +49,6 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     }
 }
 
-/// Maps the owners of a detached mount by a user namespace (mount_setattr(2),
-/// `MOUNT_ATTR_IDMAP`).
-pub(crate) fn map_owners(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        // A descriptor that is open is no negative number.
-        userns_fd: namespace.as_raw_fd() as u64,
-    };
-    // SAFETY: both descriptors are open while they are borrowed; the path is a
-    // C string, and the struct has the size that is told.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// A descriptor that every program started from now on inherits.
 pub(crate) fn inheritable(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;

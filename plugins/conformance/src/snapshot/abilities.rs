@@ -1,13 +1,11 @@
 //! What a snapshotter can do by capability.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
+use containerkit::idmap::{IdMap, IdMapping};
 use containerkit::snapshot::{CommitOptions, QUOTA_LABEL};
-use containerkit::{ErrorKind, IoContext, Labels, Result};
+use containerkit::{Context, ErrorKind, IoContext, Labels, Result};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use super::lab::{Lab, Tree, key, labels};
@@ -195,37 +193,6 @@ fn direct_active(factory: &Factory) -> Result<()> {
     Ok(())
 }
 
-/// A user namespace that calls the user 0 `outside`.
-fn user_namespace(outside: u32) -> Result<OwnedFd> {
-    let mut child = Command::new("unshare")
-        .args(["--user", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .io_context(|| "start unshare")?;
-    let path = format!("/proc/{}/ns/user", child.id());
-    let made = (|| {
-        let ours = fs::read_link("/proc/self/ns/user").io_context(|| "own namespace")?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while fs::read_link(&path).io_context(|| &path)? == ours {
-            ensure(Instant::now() < deadline, || {
-                "no user namespace comes".into()
-            })?;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for map in ["uid_map", "gid_map"] {
-            let file = format!("/proc/{}/{map}", child.id());
-            fs::write(&file, format!("0 {outside} 1000")).io_context(|| file)?;
-        }
-        fs::File::open(&path)
-            .map(OwnedFd::from)
-            .io_context(|| &path)
-    })();
-    let _ = child.kill();
-    child.wait().io_context(|| "wait for unshare")?;
-    made
-}
-
 fn id_mapped(factory: &Factory) -> Result<()> {
     const OUTSIDE: u32 = 100_000;
     let lab = Lab::new(factory)?;
@@ -233,7 +200,12 @@ fn id_mapped(factory: &Factory) -> Result<()> {
         return Err(crate::lacking("idmap"));
     }
     lab.layer("a", None, |tree| tree.write("f", "1"))?;
-    let namespace = user_namespace(OUTSIDE)?;
+    let ids = vec![IdMap {
+        container: 0,
+        host: OUTSIDE,
+        count: 1000,
+    }];
+    let mapping = IdMapping::new(ids.clone(), ids)?;
     for view in [false, true] {
         let name = key(if view { "v" } else { "b" });
         let parent = Some(key("a"));
@@ -243,9 +215,10 @@ fn id_mapped(factory: &Factory) -> Result<()> {
                 .driver()?
                 .prepare(&name, parent.as_ref(), &Labels::new())?,
         };
-        let tree = Tree::mount(&mounts)?;
-        sys::map_owners(tree.fd().as_fd(), namespace.as_fd())
-            .io_context(|| format!("IDMAP is claimed, and the mount of {name} cannot be mapped"))?;
+        let tree = mapping
+            .mounts(mounts)
+            .and_then(|mounts| Tree::mount(&mounts))
+            .context(|| format!("IDMAP is claimed, and the mount of {name} cannot be mapped"))?;
         let stat = tree.stat("f")?;
         equal(
             (stat.uid(), stat.gid()),
