@@ -65,19 +65,93 @@ impl ProcessIdentity {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`.
-pub fn start_time(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read(&path).io_context(|| format!("read {path}"))?;
-    parse_start_time(&stat).ok_or_else(|| Error::internal(format!("{path} cannot be understood")))
+/// What `/proc/PID/stat` says of a process, in the reader's pid namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its pid.
+    pub pid: u32,
+    /// Its name, at most 15 bytes of its own choice.
+    pub name: String,
+    /// One letter: `R`, `S`, `D`, `Z`, …
+    pub state: char,
+    /// Its parent's pid; 0 when that is outside the pid namespace.
+    pub parent: u32,
+    /// Its process group; 0 when that was begun outside.
+    pub group: u32,
+    /// Its session; 0 when that was begun outside, where getsid(2) has no
+    /// number at all.
+    pub session: u32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+    /// The fields from the third on.
+    rest: String,
 }
 
-/// The command's name may hold spaces and `)`: fields are counted from the last `)`.
-fn parse_start_time(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|b| *b == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    // Field 3 (state) is the first after the name.
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+impl Stat {
+    /// Of a process; `NotFound` when there is none.
+    pub fn read(pid: u32) -> Result<Stat> {
+        let path = format!("/proc/{pid}/stat");
+        // Read as the process ends, it is ESRCH.
+        let stat = std::fs::read(&path).map_err(|error| {
+            match error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) {
+                true => Error::not_found(format!("read {path}: the process has ended")),
+                false => Error::io(format!("read {path}"), error),
+            }
+        })?;
+        Stat::parse(pid, &stat)
+            .ok_or_else(|| Error::internal(format!("{path} cannot be understood")))
+    }
+
+    /// Of every process that this one sees.
+    pub fn all() -> impl Iterator<Item = Stat> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| {
+            // `self` is among them.
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Stat::read(pid).ok()
+        })
+    }
+
+    /// Of the children of this process.
+    pub fn children() -> impl Iterator<Item = Stat> {
+        let me = std::process::id();
+        Stat::all().filter(move |stat| stat.parent == me)
+    }
+
+    /// Whether it runs no more, reaped or not.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    /// A field by its number in proc(5), 3 and above.
+    pub fn field(&self, number: usize) -> Option<&str> {
+        let index = number.checked_sub(3)?;
+        self.rest.split_ascii_whitespace().nth(index)
+    }
+
+    /// The name may hold spaces and `)`: fields are counted from the last `)`.
+    fn parse(pid: u32, stat: &[u8]) -> Option<Stat> {
+        let begin = stat.iter().position(|byte| *byte == b'(')?;
+        let end = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        Some(Stat {
+            pid,
+            name: String::from_utf8_lossy(stat.get(begin + 1..end)?).into_owned(),
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
+            session: fields.next()?.parse().ok()?,
+            // Of the fields from the seventh on, the 22nd.
+            start_time: fields.nth(22 - 7)?.parse().ok()?,
+            rest: rest.to_owned(),
+        })
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`.
+pub fn start_time(pid: u32) -> Result<u64> {
+    Stat::read(pid).map(|stat| stat.start_time)
 }
 
 /// The id of this boot.
@@ -95,9 +169,32 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_fields() {
         let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         let stat = format!("7 (a) b (c) S {}\n", fields.join(" "));
-        assert_eq!(parse_start_time(stat.as_bytes()), Some(22));
-        assert_eq!(parse_start_time(b"7 (a"), None);
-        assert_eq!(parse_start_time(b""), None);
+        let stat = Stat::parse(7, stat.as_bytes()).expect("parse");
+        assert_eq!(stat.name, "a) b (c");
+        assert_eq!((stat.state, stat.parent, stat.group), ('S', 4, 5));
+        assert_eq!((stat.session, stat.start_time), (6, 22));
+        assert_eq!(stat.field(3), Some("S"));
+        assert_eq!(stat.field(52), Some("52"));
+        assert_eq!((stat.field(2), stat.field(53)), (None, None));
+        assert_eq!(Stat::parse(7, b"7 (a"), None);
+        assert_eq!(Stat::parse(7, b"7 )a("), None);
+        assert_eq!(Stat::parse(7, b""), None);
+    }
+
+    #[test]
+    fn a_process_and_its_children_are_read() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .expect("spawn");
+        let stat = Stat::read(child.id()).expect("read");
+        assert_eq!(stat.parent, std::process::id());
+        assert!(!stat.has_ended());
+        assert!(Stat::children().any(|stat| stat.pid == child.id()));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let error = Stat::read(child.id()).expect_err("gone");
+        assert_eq!(error.kind(), crate::ErrorKind::NotFound);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use containerkit::oci_spec::runtime::Spec;
+use containerkit::process::Stat;
 use containerkit::runtime::DeleteMode;
 use containerkit::shim::{
     Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, kill_remains,
@@ -227,8 +228,8 @@ fn kill_all(state_dir: &Path) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(200);
     loop {
-        for child in children() {
-            let _ = kill(child, Signal::SIGKILL);
+        for child in Stat::children() {
+            let _ = kill(Pid::from_raw(child.pid as i32), Signal::SIGKILL);
         }
         // Whose parent was killed falls to us, so this goes on until there is
         // nobody.
@@ -251,28 +252,6 @@ fn kill_all(state_dir: &Path) -> Result<()> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
-}
-
-/// The children of this process.
-fn children() -> Vec<Pid> {
-    let me = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| parent(*pid) == Some(me))
-        .map(Pid::from_raw)
-        .collect()
-}
-
-/// Field 4 of `/proc/PID/stat`, counted from the last `)` of the name.
-pub(crate) fn parent(pid: i32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 pub(crate) fn tell(channel: &Channel, message: &ToClient) {
@@ -310,18 +289,4 @@ pub(crate) fn farewell(held: Held) -> ! {
         .exec();
     eprintln!("cleanup {program}: {error}");
     std::process::exit(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_with_parentheses_does_not_hide_a_parent() {
-        rustix::thread::set_name(c"a) b (c) S 7").expect("name");
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        let expected = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
-        assert_eq!(parent(thread), expected);
-        assert_eq!(parent(i32::MAX), None);
-    }
 }

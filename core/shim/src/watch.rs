@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use containerkit::process::Stat;
 use containerkit::runtime::StartedProcess;
 use containerkit::shim::{ExitRecord, ToShim};
 use containerkit::{IoContext, Result};
@@ -13,7 +14,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::guard::{Held, parent};
+use crate::guard::Held;
 use crate::{signals, sys};
 
 /// How long the processes of a runtime may outlive its answer.
@@ -24,7 +25,7 @@ const ADOPTION: Duration = Duration::from_secs(5);
 pub(crate) fn adopt(init: &StartedProcess) {
     let me = std::process::id();
     let end = Instant::now() + ADOPTION;
-    while parent(init.pid as i32).is_some_and(|parent| parent != me) {
+    while Stat::read(init.pid).is_ok_and(|stat| stat.parent != me) {
         if Instant::now() >= end {
             log::warn!("process {} is the child of another process", init.pid);
             return;

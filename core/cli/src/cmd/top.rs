@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use containerkit::kit::Drivers;
+use containerkit::process::Stat;
 use containerkit::shim::read_init;
 use containerkit::stats::processes;
 use containerkit::{Error, Result, quote};
@@ -101,7 +102,7 @@ const COLUMNS: [Column; 17] = [
     Column {
         name: "comm",
         head: "COMMAND",
-        show: |p| p.comm.clone(),
+        show: |p| p.stat.name.clone(),
     },
     Column {
         name: "args",
@@ -226,22 +227,16 @@ fn columns(words: &[String]) -> Result<Vec<&'static Column>> {
 /// A look at a process.
 struct Process<'a> {
     pid: u32,
-    comm: String,
-    /// Fields of `stat` from the third on.
-    fields: Vec<String>,
+    stat: Stat,
     status: String,
     users: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Process<'a> {
     fn read(pid: u32, users: &'a BTreeMap<String, String>) -> Option<Process<'a>> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let stat = String::from_utf8_lossy(&stat);
-        let (head, rest) = stat.rsplit_once(')')?;
         Some(Process {
             pid,
-            comm: head.split_once('(')?.1.to_owned(),
-            fields: rest.split_ascii_whitespace().map(str::to_owned).collect(),
+            stat: Stat::read(pid).ok()?,
             status: std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
             users,
         })
@@ -249,7 +244,7 @@ impl<'a> Process<'a> {
 
     /// A field of `stat` by its number in proc(5).
     fn field(&self, number: usize) -> String {
-        self.fields.get(number - 3).cloned().unwrap_or_default()
+        self.stat.field(number).unwrap_or_default().to_owned()
     }
 
     fn line(&self, key: &str) -> Option<&str> {
@@ -307,7 +302,7 @@ impl<'a> Process<'a> {
             .map(String::from_utf8_lossy)
             .collect();
         match words.is_empty() {
-            true => format!("[{}]", self.comm),
+            true => format!("[{}]", self.stat.name),
             false => words.join(" "),
         }
     }

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::cgroup::{kill_cgroups, remove_cgroups};
 use super::state::{ExitRecord, InitRecord, Intent, read_exit, read_init, read_intent, write_exit};
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::process::Stat;
 
 /// SIGKILL is quick; what outlives this hangs in the kernel.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -97,30 +98,11 @@ fn await_commands(intent: &Intent) -> Result<()> {
 }
 
 /// Whether a process of this session is alive, other than this one: the shim's
-/// cleanup is a member.
+/// cleanup is a member. A session without a number has none that are known.
 fn has_members(session: u32) -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return false;
-    };
-    entries.flatten().any(|entry| {
-        // `self` is among them.
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        if pid.is_none_or(|pid: u32| pid == std::process::id()) {
-            return false;
-        }
-        let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
-        // Fields 3 (state) and 6 (session), counted from the last `)`.
-        let fields = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-        let fields = String::from_utf8_lossy(fields);
-        let mut fields = fields.split_ascii_whitespace();
-        let lives = fields
-            .next()
-            .is_some_and(|state| !matches!(state, "Z" | "X"));
-        lives && fields.nth(2).and_then(|sid| sid.parse().ok()) == Some(session)
-    })
+    let me = std::process::id();
+    session != 0
+        && Stat::all().any(|stat| stat.session == session && stat.pid != me && !stat.has_ended())
 }
 
 fn ends_within(pidfd: &std::os::fd::OwnedFd, time: Duration) -> Result<bool> {
@@ -184,6 +166,7 @@ mod tests {
             assert!(Instant::now() < end, "a zombie counts");
         }
         child.wait().expect("wait");
+        assert!(!has_members(0), "a session that was begun elsewhere");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{PROTOCOL, parse};
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{Durability, read_limited, write_atomic};
-use crate::process::{ProcessIdentity, boot_id};
+use crate::process::{ProcessIdentity, Stat, boot_id};
 use crate::value::Timestamp;
 
 const INTENT: &str = "intent.json";
@@ -28,7 +28,8 @@ pub struct Intent {
     pub version: u32,
     /// The process that supervises the container.
     pub shim: ProcessIdentity,
-    /// The session that the shim and the runtime's commands are in.
+    /// The session that the shim and the runtime's commands are in; 0 when it
+    /// has no number in this pid namespace.
     #[serde(default)]
     pub session: u32,
     /// When.
@@ -38,11 +39,11 @@ pub struct Intent {
 impl Intent {
     /// The intent of this process.
     pub fn new() -> Result<Intent> {
-        let session = rustix::process::getsid(None).io_context(|| "get the session")?;
+        let me = std::process::id();
         Ok(Intent {
             version: PROTOCOL,
-            shim: ProcessIdentity::of(std::process::id())?,
-            session: u32::try_from(session.as_raw_nonzero().get()).unwrap_or_default(),
+            shim: ProcessIdentity::of(me)?,
+            session: Stat::read(me)?.session,
             at: Timestamp::now(),
         })
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use containerkit::lock::{FileLock, Wait, is_held};
+use containerkit::process::Stat;
 use containerkit::shim::{PROTOCOL, RuntimeRef, Shim, ShimRequest, Started, read_init};
 use containerkit::{ContainerId, Result};
 use rustix::process::{Pid, Signal};
@@ -267,20 +268,14 @@ pub fn kill(pid: u32, signal: Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }
 
-/// Field 4 of its stat; `None` when it is gone.
+/// `None` when it is gone.
 pub fn parent(pid: u32) -> Option<u32> {
-    stat(pid)?.1.parse().ok()
+    Some(Stat::read(pid).ok()?.parent)
 }
 
 /// Whether it is there and no zombie.
 pub fn lives(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
-}
-
-fn stat(pid: u32) -> Option<(String, String)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    Some((fields.next()?.into(), fields.next()?.into()))
+    Stat::read(pid).is_ok_and(|stat| !stat.has_ended())
 }
 
 pub fn children(pid: u32) -> Vec<u32> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use containerkit::oci_spec::runtime::{Process, ProcessBuilder, UserBuilder};
+use containerkit::process::Stat;
 use containerkit::runtime::{
     CreateRequest, DeleteMode, ExecRequest, RuntimeStatus, StartedProcess, Stdio,
 };
@@ -319,40 +320,16 @@ pub(super) fn tracked(start: impl FnOnce() -> Result<StartedProcess>) -> Result<
 fn reap_strangers() {
     let _nobody_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
     let waited = WAITED.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return;
-    };
-    let me = std::process::id().to_string();
     // Read as all the others are: getsid(2) has no word for a session that was
     // begun outside this pid namespace, /proc says 0.
-    let session = std::fs::read_to_string("/proc/self/stat")
-        .ok()
-        .and_then(|stat| {
-            Some(
-                stat.rsplit_once(')')?
-                    .1
-                    .split_whitespace()
-                    .nth(3)?
-                    .to_owned(),
-            )
-        });
-    for entry in processes.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // After the name: state, parent, group, session.
-        let mut fields = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .split_ascii_whitespace();
-        let ended = fields.next() == Some("Z");
-        let ours = fields.next() == Some(&me);
-        let elsewhere = fields.nth(1) != session.as_deref();
+    let Ok(me) = Stat::read(std::process::id()) else {
+        return;
+    };
+    for child in Stat::children() {
+        let elsewhere = child.session != me.session;
         if let (true, Some(pid)) = (
-            ended && ours && elsewhere && !waited.contains(&pid),
-            raw(pid),
+            child.has_ended() && elsewhere && !waited.contains(&child.pid),
+            raw(child.pid),
         ) {
             let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let _ = waitid(WaitId::Pid(pid), flags);

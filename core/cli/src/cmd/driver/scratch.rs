@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use containerkit::fs::{ensure_dir, remove_tree_path, unique_name};
 use containerkit::lock::{FileLock, Wait};
+use containerkit::process::Stat;
 use containerkit::shim::{cgroups_at, kill_cgroups, remove_cgroups};
 use containerkit::{Result, mounter};
 use containerkit_config::{Config, Origin};
@@ -99,8 +100,10 @@ pub(super) fn end_children() {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(200);
     while Instant::now() < end {
-        for pid in children() {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        for child in Stat::children() {
+            if let Some(pid) = Pid::from_raw(child.pid as i32) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
         }
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -113,19 +116,6 @@ pub(super) fn end_children() {
         pause = (pause * 2).min(Duration::from_millis(20));
     }
     log::warn!("processes that the driver started do not die");
-}
-
-fn children() -> Vec<Pid> {
-    let me = std::process::id().to_string();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // After the name: state, parent.
-        let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?;
-        (parent == me).then(|| Pid::from_raw(pid)).flatten()
-    });
-    pids.collect()
 }
 
 /// The cgroups that the suite's containers had in one child.
