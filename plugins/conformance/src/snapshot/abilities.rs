@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use super::lab::{Lab, Tree, key, labels};
 use super::{Factory, Row};
-use crate::{agree, ensure, equal, expect_kind, sys};
+use crate::{agree, ensure, equal, expect_kind};
 
 pub(super) const CASES: [Row; 8] = [
     ("DRV-S-17", "capabilities and methods agree", capabilities),

@@ -101,10 +101,6 @@ impl Tree {
         mount_detached(mounts).map(|fd| Tree { fd })
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
-        &self.fd
-    }
-
     /// A path in it, for the calls of `std`.
     pub(super) fn at(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(path)
