@@ -1,7 +1,7 @@
 //! Deleting what has ended: by the driver itself where nothing special is to
 //! be done, else by runc, and the same is left either way: nothing.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
+        // Else the init is somebody's who reaps it before it is looked at.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
         let folder = tempfile::tempdir().expect("tempdir");
         let at = |name: &str| folder.path().join(name);
         for name in ["root", "state", "bundle/rootfs/bin", "bundle/rootfs/proc"] {
@@ -66,6 +68,8 @@ impl Place {
             rustix::event::PollFlags::IN,
         )];
         rustix::event::poll(&mut fds, None).expect("poll");
+        let pidfd = rustix::process::WaitId::PidFd(pidfd.as_fd());
+        rustix::process::waitid(pidfd, rustix::process::WaitIdOptions::EXITED).expect("reap");
         process
     }
 
