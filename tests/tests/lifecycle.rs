@@ -196,7 +196,8 @@ fn stop_kills_what_does_not_listen() {
         &[
             "--rm",
             "--name",
-            "b",
+            // No hexadecimal digit, with which the other's id may begin.
+            "removed",
             "--stop-signal",
             "KILL",
             "busybox",
@@ -205,10 +206,10 @@ fn stop_kills_what_does_not_listen() {
         ],
     );
     let begun = Instant::now();
-    kit.run(["stop", "-t", "1", "b", "a"]).ok();
+    kit.run(["stop", "-t", "1", "removed", "a"]).ok();
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert_eq!(row(&kit, &a)["exit"]["signal"], 9);
-    kit.run(["inspect", "b"]).refused(1, &["\"b\""]);
+    kit.run(["inspect", "removed"]).refused(1, &["\"removed\""]);
     kit.run(["delete", "a"]).ok();
     kit.assert_clean();
 }
