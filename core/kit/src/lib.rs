@@ -14,7 +14,7 @@
 //! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`], [`events`] | what the kit remembers; what happened |
 //! | [`stats`] | counters and processes of a running container |
-//! | [`shim`] | the supervisor of one container, from outside |
+//! | [`shim`], [`logs`] | the supervisor of one container, from outside; the files of its output |
 //! | [`idmap`] | users of a container as other users of the host |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
@@ -32,6 +32,7 @@ pub mod idmap;
 pub mod ids;
 pub mod kit;
 pub mod lock;
+pub mod logs;
 pub mod mount;
 pub mod mounter;
 pub mod process;

@@ -7,14 +7,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use containerkit::{Error, ErrorKind, IoContext, Result};
+use containerkit::shim::listen;
+use containerkit::{Context, Error, ErrorKind, IoContext, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
 const NAME: &str = "tty.sock";
 
@@ -28,33 +26,10 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listens at `tty.sock` in this folder, of mode 0600.
     pub(crate) fn new(state_dir: &Path) -> Result<Listener> {
-        let what = || format!("listen at {}", state_dir.join(NAME).display());
+        let what = || format!("the terminal in {}", state_dir.display());
         let folder = containerkit::fs::open_dir(state_dir)?;
-        // One that a killed shim left.
-        match rustix::fs::unlinkat(&folder, NAME, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno).io_context(what),
-        }
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .io_context(what)?;
-        let listener = Listener { socket, folder };
-        let address = SocketAddrUnix::new(listener.path()).io_context(what)?;
-        rustix::net::bind(&listener.socket, &address).io_context(what)?;
-        // Nobody can connect before the next line but one.
-        rustix::fs::chmodat(
-            &listener.folder,
-            NAME,
-            Mode::from_raw_mode(0o600),
-            AtFlags::empty(),
-        )
-        .io_context(what)?;
-        rustix::net::listen(&listener.socket, 1).io_context(what)?;
-        Ok(listener)
+        let socket = listen(&folder, NAME, SocketType::STREAM, 1).context(what)?;
+        Ok(Listener { socket, folder })
     }
 
     /// A path of the socket for a child of this process, short whatever the
@@ -136,7 +111,10 @@ fn readable(fd: &OwnedFd, patience: Duration) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    use rustix::fs::Mode;
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    };
     use std::io::IoSlice;
     use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;

@@ -17,8 +17,8 @@ use containerkit::oci_spec::runtime::Spec;
 use containerkit::process::Stat;
 use containerkit::runtime::DeleteMode;
 use containerkit::shim::{
-    Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, kill_remains,
-    read_init, read_intent, read_request, remove_cgroups, write_exit,
+    Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, end_execs,
+    kill_remains, read_init, read_intent, read_request, remove_cgroups, write_exit,
 };
 use containerkit::{Error, ErrorKind, IoContext, Result};
 use nix::sys::signal::{Signal, kill};
@@ -27,10 +27,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
-use crate::{driver, logger, signals};
-
-/// How long killed processes may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::{PATIENCE, driver, logger, signals};
 
 /// What the guard keeps open.
 pub(crate) struct Held {
@@ -155,6 +152,9 @@ fn take_over(held: &Held, status: &str, driver: Driver) {
             },
         );
         return;
+    }
+    if let Err(error) = end_execs(state_dir) {
+        log::error!("{error}");
     }
     match write_exit(state_dir, ExitRecord::inferred()) {
         Ok(exit) => tell(&held.channel, &ToClient::Exited { exit }),

@@ -8,30 +8,44 @@
 //! |---|---|
 //! | [`guard`] | waits for the supervisor; ends the container when it was killed; the cleanup of a vanished client |
 //! | [`supervisor`] | from request to running container, and from its end to nothing |
-//! | [`watch`] | what a supervisor does in between |
-//! | [`console`], [`relay`] | terminals; the standard error without one |
+//! | [`watch`] | what a supervisor does in between: one loop over everything |
+//! | [`streams`], [`flow`], [`sink`] | the init's streams; an output on its way; where it is written without waiting |
+//! | [`peer`], [`ask`] | clients at the socket, and what they ask for |
+//! | [`exec`], [`reap`] | further processes; the ends of all |
+//! | [`console`] | receiving a terminal |
 //! | [`driver`] | loading the runtime driver |
 //! | [`logger`], [`sys`] | `shim.log`; fork |
 //!
 //! What may not live here: networking, registries, configuration, a runtime's
 //! own ways. A runtime is known as a loaded driver only.
 
+mod ask;
 mod console;
 mod driver;
+mod exec;
+mod flow;
 mod guard;
 mod logger;
-mod relay;
+mod peer;
+mod reap;
+mod sink;
+mod streams;
 mod supervisor;
 mod sys;
 mod watch;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use containerkit::shim::{Channel, Hello, PROTOCOL, ToClient, WireError};
 use containerkit::{Error, ErrorKind, IoContext, Result};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
+
+/// How long a runtime that has started a process may take to send its
+/// terminal, killed processes to die, and a reader to read on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the client sent, besides the request's text.
 struct Handover {
@@ -39,6 +53,8 @@ struct Handover {
     request: OwnedFd,
     stdio: [OwnedFd; 3],
     lock: OwnedFd,
+    /// A client that is attached from the beginning.
+    attached: Option<Channel>,
     done: guard::Done,
 }
 
@@ -67,7 +83,7 @@ fn main() -> ExitCode {
         Ok(sys::Side::Child) => supervisor::run(handover),
         Ok(sys::Side::Parent(child)) => {
             // A reader must see the end of the container's output.
-            drop(handover.stdio);
+            drop((handover.stdio, handover.attached));
             guard::run(
                 child,
                 guard::Held {
@@ -142,15 +158,22 @@ fn receive(channel: Channel) -> Result<Option<Handover>> {
         .with_hint("install containerkit and containerkit-shim of one version");
         fail(&channel, &error);
     }
-    match <[OwnedFd; Hello::FDS]>::try_from(fds) {
-        Ok([request, stdin, stdout, stderr, lock]) => Ok(Some(Handover {
+    let mut fds = fds;
+    let attached = match fds.len() > Hello::FDS {
+        true => fds.pop().map(Channel::from_fd).transpose(),
+        false => Ok(None),
+    };
+    match (<[OwnedFd; Hello::FDS]>::try_from(fds), attached) {
+        (Ok([request, stdin, stdout, stderr, lock]), Ok(attached)) => Ok(Some(Handover {
             channel,
             request,
             stdio: [stdin, stdout, stderr],
             lock,
+            attached,
             done: guard::Done::new()?,
         })),
-        Err(fds) => fail(
+        (_, Err(error)) => fail(&channel, &error),
+        (Err(fds), _) => fail(
             &channel,
             &Error::invalid(format!(
                 "the client sent {} descriptors, not {}",

@@ -3,30 +3,24 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use containerkit::lock::FileLock;
 use containerkit::process::{ProcessIdentity, boot_id};
-use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess, Stdio};
+use containerkit::runtime::{CreateRequest, DeleteMode, StartedProcess};
 use containerkit::shim::{
-    Channel, InitRecord, Intent, PROTOCOL, ShimRequest, ToClient, WireError, clear, kill_cgroups,
-    own_cgroups, read_request, remove_cgroups, write_exit, write_init, write_intent,
+    Channel, InitRecord, Intent, Listener, PROTOCOL, ShimRequest, ToClient, WireError, clear,
+    kill_cgroups, own_cgroups, read_request, remove_cgroups, write_exit, write_init, write_intent,
 };
 use containerkit::{Error, ErrorKind, IoContext, Result, Runtime, Timestamp, mounter};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::MountPropagationFlags;
 
-use crate::console::Listener;
 use crate::guard::{Held, farewell, planned_cgroups, tell};
-use crate::relay::{Copying, Relay};
-use crate::watch::{adopt, watch};
-use crate::{Handover, become_subreaper, driver, logger};
-
-/// How long a runtime that has started a container may take to send its
-/// terminal, and killed processes to die.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long output may stay unread once the client is gone.
-const ALONE: Duration = Duration::from_secs(1);
+use crate::peer::Peer;
+use crate::reap::adopt;
+use crate::streams::Streams;
+use crate::watch::Watch;
+use crate::{Handover, PATIENCE, become_subreaper, driver, logger};
 
 /// Supervises one container, and ends.
 pub(crate) fn run(handover: Handover) -> ! {
@@ -35,6 +29,7 @@ pub(crate) fn run(handover: Handover) -> ! {
         request,
         stdio,
         lock,
+        attached,
         done,
     } = handover;
     let guard = rustix::process::getppid();
@@ -44,7 +39,7 @@ pub(crate) fn run(handover: Handover) -> ! {
         lock,
         done,
     };
-    if let Err(error) = supervise(&held, stdio) {
+    if let Err(error) = supervise(&held, stdio, attached) {
         log::info!("not started: {error}");
         tell(
             &held.channel,
@@ -62,7 +57,7 @@ pub(crate) fn run(handover: Handover) -> ! {
 }
 
 /// An error means that nothing was started and everything is undone.
-fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
+fn supervise(held: &Held, stdio: [OwnedFd; 3], attached: Option<Channel>) -> Result<()> {
     become_subreaper()?;
     let request = read_request(&held.request)?;
     request.check()?;
@@ -78,7 +73,7 @@ fn supervise(held: &Held, stdio: [OwnedFd; 3]) -> Result<()> {
     let rootfs = Rootfs::mount(&request)?;
     match Container::start(&request, runtime.as_ref(), stdio, &held.channel) {
         Ok(container) => {
-            container.finish(&request, runtime.as_ref(), rootfs, held);
+            container.finish(&request, runtime.as_ref(), rootfs, held, attached);
             Ok(())
         }
         Err(error) => {
@@ -123,8 +118,8 @@ impl Rootfs {
 struct Container {
     process: StartedProcess,
     record: InitRecord,
-    console: Option<OwnedFd>,
-    copying: Option<Copying>,
+    streams: Streams,
+    listener: Listener,
 }
 
 impl Container {
@@ -134,29 +129,15 @@ impl Container {
         stdio: [OwnedFd; 3],
         channel: &Channel,
     ) -> Result<Container> {
-        let (stdio, listener, relay) = if request.terminal {
-            drop(stdio);
-            let listener = Listener::new(&request.state_dir)?;
-            (Stdio::Console(listener.path()), Some(listener), None)
-        } else {
-            let [stdin, stdout, stderr] = stdio;
-            let (stderr, relay) = Relay::new(&stdout, stderr)?;
-            let stdio = Stdio::Fds {
-                stdin,
-                stdout,
-                stderr,
-            };
-            (stdio, None, relay)
-        };
         clear(&request.state_dir)?;
+        let (mut streams, stdio) = Streams::new(request, stdio)?;
+        let listener = Listener::new(&request.state_dir)?;
         write_intent(&request.state_dir, &Intent::new()?)?;
         let bundle = request.bundle.clone();
         let process = match runtime.run(&request.id, CreateRequest { bundle, stdio }) {
             Ok(process) => process,
             Err(error) => {
-                if let Some(relay) = relay {
-                    relay.log();
-                }
+                streams.log_failure();
                 undo(request, runtime, &[]);
                 return Err(error);
             }
@@ -173,34 +154,45 @@ impl Container {
             cgroups: own_cgroups(process.pid).unwrap_or_default(),
             at: Timestamp::now(),
         };
-        let connected = write_init(&request.state_dir, &record)
-            .and_then(|()| listener.map(|l| l.accept(PATIENCE)).transpose())
-            .and_then(|console| Ok((console, relay.map(Relay::start).transpose()?)));
-        match connected {
-            Ok((console, copying)) => {
-                let fds: Vec<BorrowedFd<'_>> = console.iter().map(AsFd::as_fd).collect();
-                let started = ToClient::Started { pid: process.pid };
-                if let Err(error) = channel.send(&started, &fds) {
-                    log::info!("the client does not hear: {error}");
-                }
-                Ok(Container {
-                    process,
-                    record,
-                    console,
-                    copying,
-                })
-            }
-            Err(error) => {
-                undo(request, runtime, &record.cgroups);
-                Err(error)
-            }
+        let connected =
+            write_init(&request.state_dir, &record).and_then(|()| streams.connect(request));
+        if let Err(error) = connected {
+            undo(request, runtime, &record.cgroups);
+            return Err(error);
         }
+        // A terminal that the shim holds is reached by pipes.
+        let console = streams.console.as_ref().filter(|_| !streams.is_held);
+        let fds: Vec<BorrowedFd<'_>> = console.into_iter().map(AsFd::as_fd).collect();
+        let started = ToClient::Started { pid: process.pid };
+        if let Err(error) = channel.send(&started, &fds) {
+            log::info!("the client does not hear: {error}");
+        }
+        Ok(Container {
+            process,
+            record,
+            streams,
+            listener,
+        })
     }
 
     /// Waits for the end of the container and removes it.
-    fn finish(self, request: &ShimRequest, runtime: &dyn Runtime, rootfs: Rootfs, held: &Held) {
-        let channel = &held.channel;
-        let (exit, client) = match watch(held, &self.process, self.console) {
+    fn finish(
+        self,
+        request: &ShimRequest,
+        runtime: &dyn Runtime,
+        rootfs: Rootfs,
+        held: &Held,
+        attached: Option<Channel>,
+    ) {
+        let (init, streams, listener) = (&self.process, self.streams, self.listener);
+        let watched = Watch::new(request, runtime, held, init, streams, listener);
+        let ended = watched.and_then(|mut watch| {
+            if let Some(channel) = attached {
+                watch.welcome(Peer::new(channel));
+            }
+            watch.run().map(|exit| (watch, exit))
+        });
+        let (mut watch, exit) = match ended {
             Ok(ended) => ended,
             // The guard ends it in order.
             Err(error) => {
@@ -212,16 +204,14 @@ impl Container {
         if let Err(error) = kill_cgroups(&self.record.cgroups, PATIENCE) {
             log::error!("{error}");
         }
+        watch.drain();
         let exit = write_exit(&request.state_dir, exit.clone()).unwrap_or_else(|error| {
             log::error!("{error}");
             exit
         });
         rootfs.unmount();
-        // All that could write to it is dead.
-        if let Some(copying) = self.copying {
-            copying.finish(if client { PATIENCE } else { ALONE });
-        }
-        tell(channel, &ToClient::Exited { exit });
+        watch.end(&exit);
+        tell(&held.channel, &ToClient::Exited { exit });
         let error = match runtime.delete(&request.id, DeleteMode::Force) {
             Ok(()) => None,
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -230,7 +220,7 @@ impl Container {
                 Some(WireError::from(&error))
             }
         };
-        tell(channel, &ToClient::Gone { error });
+        tell(&held.channel, &ToClient::Gone { error });
     }
 }
 

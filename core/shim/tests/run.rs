@@ -328,9 +328,13 @@ fn its_files_and_sockets_are_for_nobody_else() {
     let world = World::new("exec sleep 1000").terminal();
     let (mut shim, started) = world.start();
     for entry in fs::read_dir(&world.request.state_dir).unwrap().flatten() {
-        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600, "{:?}", entry.path());
+        let meta = entry.metadata().unwrap();
+        let expected = if meta.is_dir() { 0o700 } else { 0o600 };
+        let mode = meta.permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{:?}", entry.path());
     }
+    let socket = fs::symlink_metadata(world.request.state_dir.join("shim/socket")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     let supervisor = parent(started.pid).unwrap();
     let intent = read_intent(&world.request.state_dir).unwrap().unwrap();
     assert_eq!(supervisor, intent.shim.pid);

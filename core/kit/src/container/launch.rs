@@ -3,14 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::Containers;
 use super::create::Created;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
+use crate::fs;
 use crate::lock::{FileLock, Wait};
+use crate::logs::LogFiles;
 use crate::mount::Mount;
 use crate::record::{AfterExit, ContainerRecord, Lifetime};
-use crate::shim::{self, PROTOCOL, RuntimeRef, Shim, ShimRequest};
-use crate::spec;
+use crate::shim::{self, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::spec::{self, LogDriver};
 use crate::step::step;
 
 /// How long a shim that is ending may take.
@@ -105,12 +109,35 @@ pub enum Made {
     Before,
 }
 
+/// How a command stays with what it launches.
+#[derive(Debug)]
+pub enum Launch {
+    /// It waits for the end, and these are its standard streams.
+    Foreground([OwnedFd; 3]),
+    /// It goes.
+    Background,
+}
+
+/// A launched container.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its shim.
+    pub shim: Shim,
+    /// Attached to its terminal, where the shim holds that and the command
+    /// stays.
+    pub link: Option<Link>,
+}
+
 impl Created {
     /// Starts the shim, which takes the lock and the standard streams. From
     /// here on the container is the shim's; the caller ends with
     /// [`Containers::remove_ended`](super::Containers::remove_ended), or with
     /// [`Shim::finish`] for one that is kept.
-    pub fn launch(mut self, stdio: [OwnedFd; 3]) -> Result<Shim> {
+    ///
+    /// A container that is removed at the end of the command that runs it has
+    /// the command's own streams, untouched and unlogged: nobody could read
+    /// its log. The streams of any other are held by the shim.
+    pub fn launch(mut self, launch: Launch) -> Result<Launched> {
         let lock = self
             .lock
             .take()
@@ -124,6 +151,16 @@ impl Created {
         if self.record.lifetime == Lifetime::Durable {
             self.containers.begin_run(id)?;
         }
+        let hold = self.hold(&launch)?;
+        let link = match (&hold, &launch) {
+            (Some(_), Launch::Foreground(_)) if self.terminal => Some(Link::pair(id)?),
+            _ => None,
+        };
+        let (link, theirs) = link.unzip();
+        let stdio = match launch {
+            Launch::Foreground(stdio) => stdio,
+            Launch::Background => [null()?, null()?, null()?],
+        };
         let request = ShimRequest {
             version: PROTOCOL,
             id: id.clone(),
@@ -131,14 +168,44 @@ impl Created {
             mounts: self.mounts.clone(),
             runtime: self.runtime.clone(),
             terminal: self.terminal,
+            hold,
             state_dir: self.containers.state_dir(id),
             cleanup,
             log_level: log::max_level().as_str().to_ascii_lowercase(),
         };
         step("container.launch");
         // A failed launch dropped the lock, and `self` undoes the rest.
-        let shim = Shim::launch(&self.containers.shim, &request, stdio, lock)?;
+        let shim = Shim::launch_with(&self.containers.shim, &request, stdio, lock, theirs)?;
         self.armed = false;
-        Ok(shim)
+        Ok(Launched { shim, link })
     }
+
+    fn hold(&self, launch: &Launch) -> Result<Option<Hold>> {
+        let stays = matches!(launch, Launch::Foreground(_));
+        if stays && self.record.lifetime == Lifetime::Ephemeral {
+            return Ok(None);
+        }
+        let id = &self.record.id;
+        let settings = self.containers.settings(id)?;
+        let log = match settings.log.driver {
+            LogDriver::None => None,
+            LogDriver::File => {
+                fs::ensure_dir(&self.containers.root_dir(id), 0o711)?;
+                Some(LogFiles {
+                    folder: self.containers.log_dir(id),
+                    max_size: settings.log.max_size,
+                    max_file: settings.log.max_file,
+                })
+            }
+        };
+        Ok(Some(Hold {
+            stdin: settings.open_stdin && (self.terminal || !stays),
+            log,
+        }))
+    }
+}
+
+fn null() -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/null", flags, Mode::empty()).io_context(|| "open /dev/null")
 }

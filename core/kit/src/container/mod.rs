@@ -14,11 +14,13 @@
 //! | `launch` | hand over to the shim, the first time or again |
 //! | `status` | what is true of a record now |
 //! | `wait` | wait for its end, and ask for it |
+//! | `exec` | further processes, and its streams |
 //! | `exits` | how removed ones ended |
 //! | `remove` | end and forget, whatever the state |
 //! | `repair` | find and mend what killed processes left |
 
 mod create;
+mod exec;
 mod exits;
 mod keep;
 mod launch;
@@ -38,9 +40,10 @@ use crate::kit::Drivers;
 use crate::record::{ContainerRecord, Records};
 
 pub use create::{Created, NewContainer, RootSource};
+pub use exec::Exec;
 pub use exits::RemovedExit;
 pub use keep::Settings;
-pub use launch::Made;
+pub use launch::{Launch, Launched, Made};
 pub use remove::RemoveMode;
 pub use status::{Status, StatusName};
 

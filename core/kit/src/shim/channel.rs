@@ -5,12 +5,13 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,32 @@ impl Channel {
         )
         .io_context(|| "make a socket pair")?;
         Ok((Channel { fd: a }, Channel { fd: b }))
+    }
+
+    /// Connected to the socket `name` in a folder, whatever the length of its
+    /// path. `NotFound` without such a file, `Unavailable` when nobody listens.
+    pub fn connect(folder: &Path, name: &str) -> Result<Channel> {
+        let what = || format!("connect to {}", folder.join(name).display());
+        let folder = crate::fs::open_dir(folder)?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .io_context(what)?;
+        let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+        let address = SocketAddrUnix::new(path).io_context(what)?;
+        loop {
+            return match rustix::net::connect(&fd, &address) {
+                Ok(()) => Ok(Channel { fd }),
+                Err(Errno::INTR) => continue,
+                Err(Errno::CONNREFUSED) => {
+                    Err(Error::io(what(), Errno::CONNREFUSED).with_kind(ErrorKind::Unavailable))
+                }
+                Err(errno) => Err(errno).io_context(what),
+            };
+        }
     }
 
     /// An end that was inherited; refused when it is not such a socket.

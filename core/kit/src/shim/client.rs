@@ -26,6 +26,17 @@ pub struct Started {
     pub console: Option<OwnedFd>,
 }
 
+/// A word of a launched shim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The container ended.
+    Exited(ExitRecord),
+    /// Nobody reads the standard output that the shim copies to.
+    ReaderGone,
+    /// Nothing of interest.
+    Nothing,
+}
+
 /// A launched shim, in the hands of the command that launched it.
 ///
 /// Dropping it without [`finish`](Shim::finish) leaves the container to its
@@ -54,6 +65,19 @@ impl Shim {
         stdio: [OwnedFd; 3],
         lock: FileLock,
     ) -> Result<Shim> {
+        Shim::launch_with(binary, request, stdio, lock, None)
+    }
+
+    /// The same with the other end of a [`Link::pair`](super::Link::pair),
+    /// which is attached to a terminal that the shim
+    /// [holds](ShimRequest::hold) from its first byte on.
+    pub fn launch_with(
+        binary: &Path,
+        request: &ShimRequest,
+        stdio: [OwnedFd; 3],
+        lock: FileLock,
+        attached: Option<OwnedFd>,
+    ) -> Result<Shim> {
         request.check()?;
         let memfd = request.to_memfd()?;
         let log = open_log(&request.state_dir)?;
@@ -81,13 +105,14 @@ impl Shim {
         let hello = Hello {
             version: request.version,
         };
-        let fds: [BorrowedFd<'_>; Hello::FDS] = [
+        let mut fds: Vec<BorrowedFd<'_>> = vec![
             memfd.as_fd(),
             stdio[0].as_fd(),
             stdio[1].as_fd(),
             stdio[2].as_fd(),
             lock.as_file().as_fd(),
         ];
+        fds.extend(attached.iter().map(AsFd::as_fd));
         match shim.channel.send(&hello, &fds) {
             Ok(()) => Ok(shim),
             Err(error) => Err(shim.ended().with_source_text(error.to_string())),
@@ -115,7 +140,7 @@ impl Shim {
                 Some((ToClient::Exited { .. } | ToClient::Gone { .. }, _)) | None => {
                     return Err(self.ended());
                 }
-                Some((ToClient::Unknown, _)) => {}
+                Some((ToClient::ReaderGone | ToClient::Unknown, _)) => {}
             }
         }
     }
@@ -128,21 +153,31 @@ impl Shim {
     /// [`recover`](super::recover).
     pub fn wait_exit(&mut self) -> Result<ExitRecord> {
         loop {
-            if let Some(exit) = &self.exit {
-                return Ok(exit.clone());
-            }
-            match self.channel.receive()? {
-                Some((ToClient::Exited { exit }, _)) => self.exit = Some(exit),
-                Some((ToClient::Gone { error }, _)) => self.last = Some(result(error)),
-                Some(_) => {}
-                None => {
-                    return match read_exit(&self.state_dir)? {
-                        Some(exit) => Ok(exit),
-                        None => Err(self.ended()),
-                    };
-                }
+            if let Heard::Exited(exit) = self.hear()? {
+                return Ok(exit);
             }
         }
+    }
+
+    /// Waits for the next word of the shim; of one that is gone, the errors
+    /// are those of [`wait_exit`](Shim::wait_exit).
+    pub fn hear(&mut self) -> Result<Heard> {
+        if let Some(exit) = &self.exit {
+            return Ok(Heard::Exited(exit.clone()));
+        }
+        match self.channel.receive()? {
+            Some((ToClient::Exited { exit }, _)) => self.exit = Some(exit),
+            Some((ToClient::Gone { error }, _)) => self.last = Some(result(error)),
+            Some((ToClient::ReaderGone, _)) => return Ok(Heard::ReaderGone),
+            Some(_) => {}
+            None => {
+                return match read_exit(&self.state_dir)? {
+                    Some(exit) => Ok(Heard::Exited(exit)),
+                    None => Err(self.ended()),
+                };
+            }
+        }
+        Ok(self.exit.clone().map_or(Heard::Nothing, Heard::Exited))
     }
 
     /// Sends a signal to the container's init.

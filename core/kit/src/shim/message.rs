@@ -1,4 +1,5 @@
-//! The packets.
+//! The packets of the launching client, and what they share with those of the
+//! [socket](super::talk).
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +7,8 @@ use super::state::ExitRecord;
 use crate::error::{Error, ErrorKind, ExecFailure};
 
 /// The first packet. Its descriptors: the request's memfd, the three standard
-/// streams, the container's lock.
+/// streams, the container's lock, and perhaps the other end of a
+/// [`Link`](super::Link) that is attached from the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`PROTOCOL`](super::PROTOCOL) of the client.
@@ -14,7 +16,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// How many descriptors come with it.
+    /// How many descriptors come with it at least.
     pub const FDS: usize = 5;
 }
 
@@ -49,6 +51,9 @@ pub enum ToClient {
         /// Why.
         error: WireError,
     },
+    /// Nobody reads the client's standard output any more; the container's goes
+    /// on, to its log.
+    ReaderGone,
     /// The init ended, no process of the container is left, and the rootfs is
     /// unmounted.
     Exited {

@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
 use super::cgroup::{kill_cgroups, remove_cgroups};
+use super::execs::end_execs;
 use super::state::{ExitRecord, InitRecord, Intent, read_exit, read_init, read_intent, write_exit};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::process::Stat;
@@ -30,6 +31,7 @@ pub fn recover(state_dir: &Path) -> Result<Option<ExitRecord>> {
     if let Some(intent) = read_intent(state_dir)? {
         await_commands(&intent)?;
     }
+    end_execs(state_dir)?;
     if let Some(exit) = read_exit(state_dir)? {
         return Ok(Some(exit));
     }

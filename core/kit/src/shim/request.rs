@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ids::{ContainerId, InstanceName};
+use crate::logs::LogFiles;
 use crate::mount::Mount;
 
 /// The version of protocol, request and state files that this code speaks.
@@ -43,6 +44,18 @@ pub struct RuntimeRef {
     pub call_timeout: Option<u64>,
 }
 
+/// How the shim holds the streams of an init.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whether clients may write to its standard input. Otherwise it is the
+    /// launching client's, as it is.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Where its output is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogFiles>,
+}
+
 /// One container to supervise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShimRequest {
@@ -60,6 +73,10 @@ pub struct ShimRequest {
     pub runtime: RuntimeRef,
     /// Whether the init has a terminal; the same as in `config.json`.
     pub terminal: bool,
+    /// Whether the shim stands between the init and its streams. Without it
+    /// the init has the launching client's own, and nobody else can have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// This container's own folder in `state`, absolute and of mode 0700.
     pub state_dir: PathBuf,
     /// A program and its arguments, executed at the end when the client has
@@ -90,6 +107,9 @@ impl ShimRequest {
             ("runtime root", &runtime.root),
             ("runtime state", &runtime.state),
         ];
+        if let Some(log) = self.hold.as_ref().and_then(|hold| hold.log.as_ref()) {
+            paths.push(("folder of logs", &log.folder));
+        }
         if let Some(program) = self.cleanup.first() {
             paths.push(("cleanup program", Path::new(program)));
         }
@@ -106,29 +126,48 @@ impl ShimRequest {
 
     /// The request in a sealed memfd.
     pub(super) fn to_memfd(&self) -> Result<OwnedFd> {
-        let what = || format!("pass the request of container {}", self.id);
-        let data = serde_json::to_vec(self)
-            .map_err(|error| Error::new(ErrorKind::InvalidArgument, what()).with_source(error))?;
-        if data.len() as u64 > REQUEST_LIMIT {
-            return Err(Error::new(
-                ErrorKind::ResourceExhausted,
-                format!("{}: {} bytes, at most {REQUEST_LIMIT}", what(), data.len()),
-            ));
-        }
-        let fd = rustix::fs::memfd_create(
-            c"containerkit-request",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )
-        .io_context(what)?;
-        let mut file = File::from(fd);
-        file.write_all(&data).io_context(what)?;
-        rustix::fs::fcntl_add_seals(
-            &file,
-            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-        )
-        .io_context(what)?;
-        Ok(file.into())
+        seal(&format!("the request of container {}", self.id), self)
     }
+}
+
+const SEALS: SealFlags = SealFlags::SEAL
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE);
+
+/// A value in a sealed memfd, for what may be too long for a packet.
+pub(super) fn seal(what: &str, value: &impl Serialize) -> Result<OwnedFd> {
+    let what = || format!("pass {what}");
+    let data = serde_json::to_vec(value)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, what()).with_source(error))?;
+    if data.len() as u64 > REQUEST_LIMIT {
+        return Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!("{}: {} bytes, at most {REQUEST_LIMIT}", what(), data.len()),
+        ));
+    }
+    let fd = rustix::fs::memfd_create(
+        c"containerkit-request",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )
+    .io_context(what)?;
+    let mut file = File::from(fd);
+    file.write_all(&data).io_context(what)?;
+    rustix::fs::fcntl_add_seals(&file, SEALS).io_context(what)?;
+    Ok(file.into())
+}
+
+/// The value in a sealed memfd. Anything else is refused: it could hold up
+/// the reader, or change under its eyes.
+pub fn unseal<T: for<'a> Deserialize<'a>>(what: &str, memfd: impl AsFd) -> Result<T> {
+    match rustix::fs::fcntl_get_seals(&memfd) {
+        Ok(seals) if seals.contains(SEALS) => {}
+        _ => return Err(Error::invalid(format!("{what} is not in a sealed memfd"))),
+    }
+    rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0)).io_context(|| what.to_owned())?;
+    let data = crate::fs::read_limited(memfd, what, REQUEST_LIMIT)?;
+    serde_json::from_slice(&data)
+        .map_err(|error| Error::invalid(format!("{what} cannot be understood")).with_source(error))
 }
 
 /// Reads the request from its memfd, from the beginning.
@@ -186,6 +225,7 @@ pub(super) mod tests {
                 call_timeout: None,
             },
             terminal: false,
+            hold: None,
             state_dir: "/s/a".into(),
             cleanup: Vec::new(),
             log_level: String::new(),

@@ -175,6 +175,7 @@ pub fn write_exit(state_dir: &Path, exit: ExitRecord) -> Result<ExitRecord> {
 /// Removes what an earlier run of the container left here; its exit would
 /// otherwise be taken for that of the next.
 pub fn clear(state_dir: &Path) -> Result<()> {
+    crate::fs::remove_tree_path(&state_dir.join(super::execs::FOLDER))?;
     for name in [INTENT, INIT, EXIT] {
         let path = state_dir.join(name);
         match std::fs::remove_file(&path) {
@@ -187,7 +188,7 @@ pub fn clear(state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read<T: for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<Option<T>> {
+pub(super) fn read<T: for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<Option<T>> {
     let path = dir.join(name);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let what = path.display().to_string();
@@ -198,7 +199,7 @@ fn read<T: for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<Option<T>>
     }
 }
 
-fn write(dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+pub(super) fn write(dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
     let path = dir.join(name);
     let mut data = serde_json::to_vec(value).map_err(|error| {
         Error::internal(format!("encode {}", path.display())).with_source(error)

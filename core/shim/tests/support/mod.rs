@@ -97,6 +97,7 @@ impl World {
                         .collect(),
                 },
                 terminal: false,
+                hold: None,
                 state_dir,
                 cleanup: Vec::new(),
                 log_level: "info".into(),
