@@ -81,6 +81,12 @@ pub(crate) enum Command {
     /// Remove containers
     #[command(visible_alias = "rm")]
     Delete(container::DeleteArgs),
+    /// Run a further command in a running container
+    Exec(container::ExecArgs),
+    /// Connect to the streams of a running container
+    Attach(container::AttachArgs),
+    /// Show what a container has written
+    Logs(container::LogsArgs),
     /// Show what running containers use
     Stats(container::StatsArgs),
     /// List the processes of a container

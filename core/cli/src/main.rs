@@ -6,6 +6,7 @@
 mod app;
 mod args;
 mod cmd;
+mod keys;
 mod logger;
 mod output;
 mod progress;
@@ -93,6 +94,9 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Ps(args) => cmd::container::ps(&app, args),
                 Command::Inspect(which) => cmd::container::inspect(&app, &which.ids),
                 Command::Delete(args) => cmd::lifecycle::delete(&app, args),
+                Command::Exec(args) => cmd::exec::exec(&app, args),
+                Command::Attach(args) => cmd::attach::attach(&app, args),
+                Command::Logs(args) => cmd::logs::logs(&app, args),
                 Command::Stats(args) => cmd::stats::stats(&app, args),
                 Command::Top(args) => cmd::top::top(&app, args),
                 Command::Events(args) => cmd::events::events(&app, args),

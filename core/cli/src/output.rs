@@ -74,10 +74,13 @@ static FAILED: Mutex<Option<Error>> = Mutex::new(None);
 /// Text to stdout. A reader that has gone is no error of ours; any other is
 /// kept for [`failure`].
 pub(crate) fn print_text(text: &str) {
+    print_bytes(text.as_bytes());
+}
+
+/// The same of what need not be text.
+pub(crate) fn print_bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     if let Err(error) = written {
         GONE.store(true, Ordering::Relaxed);
         if error.kind() == std::io::ErrorKind::BrokenPipe {

@@ -35,6 +35,89 @@ pub(crate) struct StartArgs {
     pub(crate) which: Ids,
 }
 
+/// `exec`.
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Pass standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Leave it running, without its output
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Set a variable; a bare name is taken from the caller
+    #[arg(short, long, value_name = "K=V")]
+    pub(crate) env: Vec<String>,
+    /// Working folder
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// USER[:GROUP], by name or number
+    #[arg(short, long, value_name = "USER", allow_negative_numbers = true)]
+    pub(crate) user: Option<String>,
+    /// All capabilities
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Keys that leave a terminal, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) detach_keys: String,
+    /// ID CMD…: every word after ID is the command's
+    #[arg(
+        trailing_var_arg = true,
+        required = true,
+        num_args = 2..,
+        value_names = ["ID", "CMD"]
+    )]
+    pub(crate) words: Vec<String>,
+}
+
+/// `attach`.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Do not pass standard input
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Do not pass signals; one that asks for an end leaves the container
+    #[arg(long)]
+    pub(crate) no_signals: bool,
+    /// Keys that leave a terminal, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) detach_keys: String,
+    /// Container name, id or unambiguous prefix
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last N lines, or all
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "all",
+        allow_negative_numbers = true
+    )]
+    pub(crate) tail: String,
+    /// From then on: RFC 3339, seconds since 1970, or an age such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Each line with the time of its writing
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Container name, id or unambiguous prefix
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+}
+
 /// `stop`.
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {

@@ -1,25 +1,26 @@
-//! Attending a container in the foreground: signals to it, bytes between its
-//! terminal and the user's, and its end.
+//! A container in the foreground of the command that started it, and the
+//! signals that such a command gets.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use containerkit::process::ProcessIdentity;
-use containerkit::shim::{ExitRecord, Shim, Started};
-use containerkit::{Error, IoContext, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use containerkit::shim::{self, Link, Shim, Started};
+use containerkit::{IoContext, Result};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
+use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::terminal::{self, Raw, Relay};
+use crate::cmd::session::{self, After, AtEnd, End, Heard, Streams, Subject};
+use crate::keys::Keys;
 
 /// Signals that ask the command to end, which are the container's to answer.
-const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+pub(crate) const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 /// Signals that are passed on and end nothing by themselves.
 const PASSED: [Signal; 4] = [Signal::USR1, Signal::USR2, Signal::CONT, Signal::WINCH];
 /// So many ending signals, and the container is killed.
-const PATIENCE: u32 = 3;
+pub(crate) const PATIENCE: u32 = 3;
 
 /// Caught signals, readable from a descriptor each.
 pub(crate) struct Signals {
@@ -62,7 +63,7 @@ impl Signals {
     }
 
     /// The signals that came since the last call.
-    fn take(&self) -> Vec<Signal> {
+    pub(crate) fn take(&self) -> Vec<Signal> {
         let mut buf = [0u8; 64];
         self.streams
             .iter()
@@ -72,96 +73,87 @@ impl Signals {
     }
 }
 
-/// Stays with a started container until it ends, and returns how.
+/// Stays with a started container until it ends, or the user leaves it.
+/// `keys` where standard input is for its terminal.
 pub(crate) fn attend(
     shim: &mut Shim,
+    link: Option<Link>,
     started: Started,
-    interactive: bool,
+    keys: Option<Keys>,
     signals: &Signals,
-) -> Result<ExitRecord> {
-    let init = ProcessIdentity::of(started.pid).ok();
-    let _raw = match (&started.console, interactive) {
-        (Some(_), true) => Raw::stdin()?,
-        _ => None,
-    };
-    let mut relay = match started.console {
-        Some(console) => {
-            terminal::copy_size(console.as_fd());
-            Some(Relay::new(console, interactive)?)
-        }
+) -> Result<End> {
+    let console = match &started.console {
+        Some(console) => Some(console.try_clone().io_context(|| "copy the terminal")?),
         None => None,
     };
-    let mut asked = u32::from(signals.interrupted());
-    if asked > 0 {
-        pass_on(shim, init.as_ref(), Signal::TERM, asked)?;
-    }
-    loop {
-        let ready = wait(shim, relay.as_ref(), signals)?;
-        for signal in signals.take() {
-            if signal == Signal::WINCH {
-                if let Some(relay) = &relay {
-                    terminal::copy_size(relay.console.as_fd());
-                }
-                continue;
+    let streams = match (started.console, &link) {
+        (Some(console), _) => Streams::console(console, keys)?,
+        (None, Some(link)) => {
+            let mut attached = link.attached()?;
+            if keys.is_none() {
+                attached.stdin = None;
             }
-            asked += u32::from(ENDING.contains(&signal));
-            pass_on(shim, init.as_ref(), signal, asked)?;
+            Streams::attached(attached, keys.unwrap_or_default(), AtEnd::Close)?
         }
-        if let Some(relay) = &mut relay {
-            if ready.console {
-                relay.pump_output()?;
-            }
-            if ready.stdin && relay.stdin_open {
-                relay.read_input()?;
-            }
-            relay.pump_input()?;
-        }
-        if ready.shim {
-            break;
-        }
-    }
-    let exit = shim.wait_exit()?;
-    if let Some(relay) = &mut relay {
-        drain(relay)?;
-    }
-    Ok(exit)
-}
-
-/// What of a terminal's output is still on its way; a grandchild that keeps
-/// the terminal open does not keep us.
-fn drain(relay: &mut Relay) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_millis(200);
-    loop {
-        let mut fds = [PollFd::new(&relay.console, PollFlags::IN)];
-        let left = deadline.saturating_duration_since(Instant::now());
-        let time = rustix::event::Timespec::try_from(left.min(Duration::from_millis(20)))
-            .map_err(|_| Error::internal("a short time"))?;
-        match poll(&mut fds, Some(&time)) {
-            Ok(0) => return Ok(()),
-            Ok(_) if fds[0].revents().contains(PollFlags::IN) => {
-                if !relay.pump_output()? || left.is_zero() {
-                    return Ok(());
-                }
-            }
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("wait for the container's terminal", errno)),
-        }
-    }
-}
-
-/// A signal for the container's init. The kernel drops a signal that a pid
-/// namespace's init neither handles nor expects, so one that asks for an end
-/// and would be dropped becomes SIGKILL, and so does the third request.
-fn pass_on(shim: &Shim, init: Option<&ProcessIdentity>, signal: Signal, asked: u32) -> Result<()> {
-    let ending = ENDING.contains(&signal);
-    let dropped = ending && init.is_some_and(|init| !catches(init.pid, signal));
-    let signal = if dropped || (ending && asked >= PATIENCE) {
-        Signal::KILL
-    } else {
-        signal
+        (None, None) => Streams::none(),
     };
-    shim.signal(signal.as_raw())
+    let mut own = Own {
+        shim,
+        link,
+        console,
+        init: ProcessIdentity::of(started.pid).ok(),
+    };
+    session::stay(&mut own, streams, signals)
+}
+
+/// A container of this command's own.
+struct Own<'a> {
+    shim: &'a mut Shim,
+    link: Option<Link>,
+    console: Option<OwnedFd>,
+    init: Option<ProcessIdentity>,
+}
+
+impl Subject for Own<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.shim.as_fd()
+    }
+
+    fn hear(&mut self) -> Result<Heard> {
+        Ok(match self.shim.hear()? {
+            shim::Heard::Exited(exit) => Heard::Ended(exit),
+            shim::Heard::ReaderGone => Heard::ReaderGone,
+            shim::Heard::Nothing => Heard::Nothing,
+        })
+    }
+
+    /// The kernel drops a signal that a pid namespace's init neither handles
+    /// nor expects, so one that asks for an end and would be dropped becomes
+    /// SIGKILL, and so does the third request.
+    fn signal(&self, signal: Signal, asked: u32) -> Result<After> {
+        let ending = ENDING.contains(&signal);
+        let init = self.init.as_ref();
+        let dropped = ending && init.is_some_and(|init| !catches(init.pid, signal));
+        let signal = match dropped || (ending && asked >= PATIENCE) {
+            true => Signal::KILL,
+            false => signal,
+        };
+        self.shim.signal(signal.as_raw())?;
+        Ok(After::Stay)
+    }
+
+    fn resize(&self, size: Winsize) {
+        if let Some(console) = &self.console {
+            let _ = tcsetwinsize(console, size);
+        }
+        if let Some(link) = &self.link {
+            let _ = link.resize(size.ws_row, size.ws_col);
+        }
+    }
+
+    fn close_input(&self) -> Result<()> {
+        self.link.as_ref().map_or(Ok(()), Link::close_stdin)
+    }
 }
 
 /// Whether a process has a handler for a signal: `SigCgt` of proc(5).
@@ -174,42 +166,4 @@ fn catches(pid: u32, signal: Signal) -> bool {
         .find_map(|line| line.strip_prefix("SigCgt:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_none_or(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
-}
-
-struct Ready {
-    shim: bool,
-    console: bool,
-    stdin: bool,
-}
-
-fn wait(shim: &Shim, relay: Option<&Relay>, signals: &Signals) -> Result<Ready> {
-    let stdin = std::io::stdin();
-    let mut fds = vec![PollFd::from_borrowed_fd(shim.fd(), PollFlags::IN)];
-    if let Some(relay) = relay {
-        let out = if relay.has_pending() {
-            PollFlags::OUT
-        } else {
-            PollFlags::empty()
-        };
-        fds.push(PollFd::new(&relay.console, PollFlags::IN | out));
-        if relay.stdin_open && !relay.has_pending() {
-            fds.push(PollFd::new(&stdin, PollFlags::IN));
-        }
-    }
-    let polled = fds.len();
-    signals.add_to(&mut fds);
-    match poll(&mut fds, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(errno) => return Err(Error::io("wait for the container", errno)),
-    }
-    let set = |index: usize| index < polled && !fds[index].revents().is_empty();
-    // A terminal whose other side is closed polls as hung up for ever.
-    if set(1) && !fds[1].revents().contains(PollFlags::IN) && !set(0) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(Ready {
-        shim: set(0),
-        console: set(1) && fds[1].revents().contains(PollFlags::IN),
-        stdin: set(2),
-    })
 }

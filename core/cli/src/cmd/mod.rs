@@ -1,17 +1,21 @@
 //! One module a command group; each turns arguments into library calls and
 //! results into text or JSON.
 
+pub(crate) mod attach;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod content;
 pub(crate) mod driver;
 pub(crate) mod each;
 pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod foreground;
 pub(crate) mod image;
 pub(crate) mod lifecycle;
+pub(crate) mod logs;
 pub(crate) mod options;
 pub(crate) mod run;
+pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod stats;

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use containerkit::container::{Containers, Created, Made};
+use containerkit::container::{Containers, Created, Launch, Launched, Made};
 use containerkit::record::AfterExit;
 use containerkit::{Context, Error, IoContext, Result, fs};
 
@@ -15,6 +15,8 @@ use crate::cmd::each::each;
 use crate::cmd::foreground::{self, Signals};
 use crate::cmd::lifecycle::find;
 use crate::cmd::run::containers;
+use crate::cmd::session::End;
+use crate::keys::Keys;
 
 /// How a command stays with what it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,17 @@ pub(crate) fn launch(
 ) -> Result<Outcome> {
     let record = created.record.clone();
     let settings = containers.settings(&record.id)?;
-    let mut shim = stdio(settings.terminal, attach).and_then(|stdio| created.launch(stdio))?;
+    let how = match attach {
+        Attach::No => Launch::Background,
+        Attach::Output | Attach::WithInput => {
+            Launch::Foreground(match settings.terminal {
+                // The process gets the pty.
+                true => stdio(Attach::No)?,
+                false => stdio(attach)?,
+            })
+        }
+    };
+    let Launched { mut shim, link } = created.launch(how)?;
     let started = match shim.wait_started() {
         Ok(started) => started,
         Err(error) => {
@@ -82,9 +94,11 @@ pub(crate) fn launch(
         drop(shim);
         return Ok(Outcome::Success);
     }
-    let input = attach == Attach::WithInput;
-    match attended.and_then(|()| foreground::attend(&mut shim, started, input, signals)) {
-        Ok(exit) => {
+    let keys = (attach == Attach::WithInput).then(Keys::default);
+    match attended.and_then(|()| foreground::attend(&mut shim, link, started, keys, signals)) {
+        // The shim does the rest.
+        Ok(End::Left(status)) => Ok(Outcome::Status(status)),
+        Ok(End::Exited(exit)) => {
             if record.after_exit == AfterExit::Remove {
                 containers
                     .remove_ended(&record, shim)
@@ -108,14 +122,13 @@ pub(crate) fn launch(
     }
 }
 
-/// The descriptors that the container's process gets. With a terminal they
-/// serve nobody: the process gets the pty.
-fn stdio(terminal: bool, attach: Attach) -> Result<[OwnedFd; 3]> {
+/// The descriptors that a process gets.
+pub(crate) fn stdio(attach: Attach) -> Result<[OwnedFd; 3]> {
     let null = || -> Result<OwnedFd> {
         let file = File::options().read(true).write(true).open("/dev/null");
         Ok(file.io_context(|| "open /dev/null")?.into())
     };
-    if terminal || attach == Attach::No {
+    if attach == Attach::No {
         return Ok([null()?, null()?, null()?]);
     }
     let own = |fd: std::os::fd::BorrowedFd<'_>| {

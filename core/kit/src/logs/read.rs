@@ -29,6 +29,7 @@ pub struct Reader {
     /// What of a line is not complete.
     rest: Vec<u8>,
     notify: Option<OwnedFd>,
+    is_watched: bool,
 }
 
 impl Reader {
@@ -41,6 +42,7 @@ impl Reader {
             done: 0,
             rest: Vec::new(),
             notify: None,
+            is_watched: false,
         }
     }
 
@@ -89,21 +91,30 @@ impl Reader {
         }
     }
 
-    /// From now on [`as_fd`](AsFd::as_fd) becomes readable when there may be
-    /// something new.
+    /// From now on [`notify_fd`](Reader::notify_fd) becomes readable when there
+    /// may be something new, or something has changed in the container's
+    /// folder. To be called again before each wait: a folder of logs that did
+    /// not exist may exist by now.
     pub fn watch(&mut self, state_dir: &Path) -> Result<()> {
         use inotify::{CreateFlags, WatchFlags};
+        if self.is_watched {
+            return Ok(());
+        }
         let what = || format!("watch {}", self.folder.display());
-        let notify =
-            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).io_context(what)?;
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        let notify = match self.notify.take() {
+            Some(notify) => notify,
+            None => inotify::init(flags).io_context(what)?,
+        };
         let flags = WatchFlags::MODIFY
             | WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF;
-        for dir in [&self.folder, state_dir] {
+        for (dir, is_logs) in [(state_dir, false), (&self.folder, true)] {
             match inotify::add_watch(&notify, dir, flags) {
-                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Ok(_) => self.is_watched |= is_logs,
+                Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => return Err(errno).io_context(what),
             }
         }
