@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 /// What a command did.
@@ -111,6 +113,28 @@ pub fn built() -> &'static Path {
     })
 }
 
+/// Waits until something holds.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a child of ours a signal.
+pub fn signal(child: &Child, signal: Signal) {
+    rustix::process::kill_process(Pid::from_child(child), signal).expect("signal a child");
+}
+
+/// The parent of a process, by its stat; `None` when it is gone.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(1)?.parse().ok()
+}
+
 /// A containerkit with a root and a state of its own, removed at the end.
 pub struct Kit {
     dir: tempfile::TempDir,
@@ -211,6 +235,19 @@ impl Kit {
         let output = child.wait_with_output().expect("wait");
         let _ = writer.join();
         Ran::new(&output)
+    }
+
+    /// Runs a container in the background; its id.
+    #[track_caller]
+    pub fn detached(&self, args: &[&str]) -> String {
+        let ran = self.run([&["run", "--detach"], args].concat()).ok();
+        ran.stdout.trim().to_owned()
+    }
+
+    /// What `inspect` says of a container.
+    #[track_caller]
+    pub fn inspected(&self, id: &str) -> Value {
+        self.run(["inspect", id]).ok().json()[0].clone()
     }
 
     /// What should not be there when no container is: state folders,

@@ -7,3 +7,4 @@ pub mod image;
 pub mod kit;
 pub mod steps;
 pub mod stores;
+pub mod user;

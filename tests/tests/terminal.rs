@@ -2,98 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-
 use containerkit_tests::kit::Kit;
-use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
-
-/// A user at a terminal.
-struct User {
-    master: File,
-    child: Child,
-    output: Receiver<Vec<u8>>,
-    seen: String,
-}
-
-fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
-}
-
-impl User {
-    fn runs(kit: &Kit, args: &[&str]) -> User {
-        let master =
-            rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-                .unwrap();
-        rustix::pty::grantpt(&master).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let path = rustix::pty::ptsname(&master, Vec::new()).unwrap();
-        let slave = File::options()
-            .read(true)
-            .write(true)
-            .open(path.to_str().unwrap())
-            .unwrap();
-        rustix::termios::tcsetwinsize(&master, size(33, 101)).unwrap();
-        let end = || Stdio::from(OwnedFd::from(slave.try_clone().unwrap()));
-        let child = kit
-            .command(args)
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
-        let master = File::from(master);
-        let mut reader = master.try_clone().unwrap();
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut buf = [0; 4096];
-            // EIO when the last user of the other side is gone.
-            while let Ok(read) = reader.read(&mut buf) {
-                if read == 0 || sender.send(buf[..read].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        User {
-            master,
-            child,
-            output,
-            seen: String::new(),
-        }
-    }
-
-    fn types(&mut self, text: &str) {
-        self.master.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Waits until the terminal has shown this, after what was waited for before.
-    fn sees(&mut self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.seen.contains(text) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("no {text:?} in {:?}", self.seen),
-            }
-        }
-        let end = self.seen.find(text).unwrap() + text.len();
-        self.seen.drain(..end);
-    }
-
-    fn status(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
+use containerkit_tests::user::User;
 
 #[test]
 fn a_terminal_has_the_users_size_and_follows_it() {
@@ -103,9 +13,7 @@ fn a_terminal_has_the_users_size_and_follows_it() {
     user.sees("33 101");
     user.sees("xterm");
     user.sees("all-tty");
-    rustix::termios::tcsetwinsize(&user.master, size(20, 60)).unwrap();
-    let pid = rustix::process::Pid::from_child(&user.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
+    user.resizes(20, 60);
     // The new size travels beside what is typed.
     user.types("until [ \"$(stty size)\" = '20 60' ]; do sleep 0.05; done; echo resi''zed\n");
     user.sees("resized");
