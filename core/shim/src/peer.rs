@@ -78,27 +78,24 @@ impl Peer {
         }
     }
 
-    /// One of the container's outputs has ended.
+    /// One of the container's outputs has ended; what the client missed of it
+    /// is told.
     pub(crate) fn end(&mut self, stream: Stream) {
-        if let Some(attachment) = &mut self.attachment {
-            *attachment.output(stream) = None;
-        }
-    }
-
-    /// All of them have; what it missed is told.
-    pub(crate) fn leave(&mut self) {
-        let Some(mut attachment) = self.attachment.take() else {
+        let Some(attachment) = &mut self.attachment else {
             return;
         };
-        let sinks = [Stream::Stdout, Stream::Stderr].map(|stream| attachment.output(stream).take());
-        let bytes = sinks
-            .into_iter()
-            .flatten()
-            .map(|mut sink| sink.take_skipped())
-            .sum();
+        let sink = attachment.output(stream).take();
+        let bytes = sink.map_or(0, |mut sink| sink.take_skipped());
         if bytes > 0 {
             self.tell(&Tell::Skipped { bytes }, &[]);
         }
+    }
+
+    /// All of them have.
+    pub(crate) fn leave(&mut self) {
+        self.end(Stream::Stdout);
+        self.end(Stream::Stderr);
+        self.attachment = None;
     }
 
     /// The sink of a stream while it has to be waited for.

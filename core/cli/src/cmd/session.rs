@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use containerkit::shim::{Attached, ExitRecord};
-use containerkit::{Error, IoContext, Result};
+use containerkit::{Error, ErrorKind, IoContext, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -180,7 +180,7 @@ pub(crate) fn stay(
         terminal::size().into_iter().for_each(|s| subject.resize(s));
     }
     let mut asked = u32::from(signals.interrupted());
-    if asked > 0 && subject.signal(Signal::TERM, asked)? == After::Leave {
+    if asked > 0 && pass_on(subject, Signal::TERM, asked)? == After::Leave {
         return Ok(End::Left(128 + Signal::TERM.as_raw() as u8));
     }
     loop {
@@ -193,7 +193,7 @@ pub(crate) fn stay(
                 continue;
             }
             asked += u32::from(ENDING.contains(&signal));
-            if subject.signal(signal, asked)? == After::Leave {
+            if pass_on(subject, signal, asked)? == After::Leave {
                 return Ok(End::Left(128 + signal.as_raw() as u8));
             }
         }
@@ -213,6 +213,14 @@ pub(crate) fn stay(
             Heard::ReaderGone => return Ok(End::Left(PIPE)),
             Heard::Nothing => {}
         }
+    }
+}
+
+/// One that has ended takes no signal; that it has is about to be heard.
+fn pass_on(subject: &dyn Subject, signal: Signal, asked: u32) -> Result<After> {
+    match subject.signal(signal, asked) {
+        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(After::Stay),
+        result => result,
     }
 }
 
@@ -296,7 +304,12 @@ impl Streams {
                     AtEnd::Nothing => {}
                     AtEnd::Sign => input.pending.push(END_OF_FILE),
                     AtEnd::Close => {
-                        subject.close_input()?;
+                        match subject.close_input() {
+                            Err(error) if error.kind() != ErrorKind::Unavailable => {
+                                return Err(error);
+                            }
+                            _ => {}
+                        }
                         // Nothing is pending, or standard input were not read.
                         self.input = None;
                     }
