@@ -9,7 +9,6 @@ use containerkit::process::{ProcessIdentity, boot_id};
 use containerkit::runtime::{ExecRequest, StartedProcess, Stdio};
 use containerkit::shim::{ExecRecord, ExitRecord, ShimRequest, remove_exec, unseal, write_exec};
 use containerkit::{Error, ErrorKind, Result, Runtime, step};
-use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::console::Listener;
@@ -149,16 +148,16 @@ impl Execs {
     }
 
     /// Whether a child of ours is one of them.
-    pub(crate) fn has(&self, pid: Pid) -> bool {
+    pub(crate) fn has(&self, pid: u32) -> bool {
         self.running
             .iter()
-            .any(|exec| exec.pid as i32 == pid.as_raw() && exec.exit.is_none())
+            .any(|exec| exec.pid == pid && exec.exit.is_none())
     }
 
     /// One has ended: reaps it and records how.
     pub(crate) fn end(&mut self, index: usize, request: &ShimRequest) {
         if let Some(exec) = self.running.get_mut(index) {
-            let exit = reap(Pid::from_raw(exec.pid as i32));
+            let exit = reap(exec.pid);
             exec.close(exit, request);
         }
     }
@@ -182,7 +181,7 @@ impl Execs {
                 let left = end.saturating_duration_since(Instant::now());
                 wait(pidfd, left);
             }
-            let exit = reap_ended(Pid::from_raw(exec.pid as i32));
+            let exit = reap_ended(exec.pid);
             exec.close(exit.unwrap_or_else(ExitRecord::unknown), request);
         }
     }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use containerkit::process::Stat;
 use containerkit::runtime::StartedProcess;
 use containerkit::shim::ExitRecord;
-use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use crate::sys;
 
 /// How long the processes of a runtime may outlive its answer.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ pub(crate) fn adopt(process: &StartedProcess) {
 }
 
 /// Waits for the end of a child, and how it was.
-pub(crate) fn reap(pid: Pid) -> ExitRecord {
-    match wait(pid, WaitPidFlag::WEXITED) {
+pub(crate) fn reap(pid: u32) -> ExitRecord {
+    match wait(pid, WaitIdOptions::EXITED) {
         Some(exit) => exit,
         None => {
             log::error!("the exit status of process {pid} is lost");
@@ -38,35 +39,35 @@ pub(crate) fn reap(pid: Pid) -> ExitRecord {
 }
 
 /// How a child ended that has; `None` when it has not, or is no child.
-pub(crate) fn reap_ended(pid: Pid) -> Option<ExitRecord> {
-    wait(pid, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+pub(crate) fn reap_ended(pid: u32) -> Option<ExitRecord> {
+    wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
 }
 
-fn wait(pid: Pid, flags: WaitPidFlag) -> Option<ExitRecord> {
+fn wait(pid: u32, options: WaitIdOptions) -> Option<ExitRecord> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     loop {
-        match waitid(Id::Pid(pid), flags) {
-            Ok(WaitStatus::Exited(_, code)) => return Some(ExitRecord::exited(code as u8)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                return Some(ExitRecord::signaled(signal as i32));
-            }
-            Err(Errno::EINTR) => {}
-            _ => return None,
-        }
+        let status = match waitid(WaitId::Pid(pid), options) {
+            Ok(status) => status?,
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+        };
+        // A real-time signal's number is as good as any.
+        return match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Some(ExitRecord::exited(code as u8)),
+            (None, Some(signal)) => Some(ExitRecord::signaled(signal)),
+            (None, None) => None,
+        };
     }
 }
 
 /// Reaps what became an orphan in the container, but none that is `known`.
 /// Only between driver calls: a driver waits for its own commands.
-pub(crate) fn reap_strangers(known: impl Fn(Pid) -> bool) {
-    loop {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        match waitid(Id::All, flags | WaitPidFlag::WNOWAIT).map(|status| status.pid()) {
-            // A known one is waited for by its own descriptor, after which
-            // the others are seen.
-            Ok(Some(pid)) if !known(pid) => {
-                let _ = waitid(Id::Pid(pid), flags);
-            }
-            _ => return,
+pub(crate) fn reap_strangers(known: impl Fn(u32) -> bool) {
+    // A known one is waited for by its own descriptor, after which the others
+    // are seen.
+    while let Some(pid) = sys::ended_child().filter(|pid| !known(*pid)) {
+        if reap_ended(pid).is_none() {
+            return;
         }
     }
 }

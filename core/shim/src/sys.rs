@@ -62,3 +62,18 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<()
     };
     Errno::result(result).map(drop)
 }
+
+/// A child that has ended and is not reaped, whoever it is; it stays as it is.
+pub(crate) fn ended_child() -> Option<u32> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a siginfo may be all zeros, which it also is without such a
+    // child; the kernel writes one into it, whose pid is that of a child.
+    let pid = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        match libc::waitid(libc::P_ALL, 0, &raw mut info, options) {
+            0 => info.si_pid(),
+            _ => 0,
+        }
+    };
+    u32::try_from(pid).ok().filter(|pid| *pid > 0)
+}

@@ -10,7 +10,6 @@ use containerkit::shim::{ExitRecord, Listener, ShimRequest, Tell, ToClient, ToSh
 use containerkit::{IoContext, Result, Runtime};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::exec::Execs;
@@ -96,7 +95,7 @@ impl<'a> Watch<'a> {
 
     /// Waits for the end of the container's init, and reaps it.
     pub(crate) fn run(&mut self) -> Result<ExitRecord> {
-        let pid = Pid::from_raw(self.init.pid as i32);
+        let pid = self.init.pid;
         if self.init.pidfd.is_none() {
             return Ok(reap(pid));
         }
@@ -207,8 +206,7 @@ impl<'a> Watch<'a> {
     }
 
     fn reap_strangers(&self) {
-        let init = Pid::from_raw(self.init.pid as i32);
-        reap_strangers(|pid| pid == init || self.execs.has(pid));
+        reap_strangers(|pid| pid == self.init.pid || self.execs.has(pid));
     }
 
     /// Signals sent to the shim are meant for the container. A hangup is not:

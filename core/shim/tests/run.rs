@@ -69,6 +69,18 @@ fn a_signal_of_the_client_reaches_the_init() {
     }
 }
 
+/// A real-time signal has no name, and is a signal all the same.
+#[test]
+fn an_end_by_a_real_time_signal_has_its_number() {
+    let world = World::new("exec sleep 1000").host_pids();
+    let (mut shim, _) = world.start();
+    shim.signal(35).unwrap();
+    let exit = shim.wait_exit().unwrap();
+    assert_eq!((exit.signal, exit.status()), (Some(35), 163));
+    shim.finish().unwrap();
+    world.assert_gone();
+}
+
 #[test]
 fn signals_to_the_shim_are_for_the_container_and_a_hangup_is_not() {
     let world =
