@@ -31,12 +31,14 @@ pub use crate::limits::Limits;
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::reader::Reader;
 use crate::show;
-use tree::{Dir, Tree, join};
+use tree::{Dir, Tree};
 
 pub(crate) use below::Below;
 pub(crate) use blind::{Blind, blind};
+pub(crate) use meta::{is_overlays, is_systems};
 pub(crate) use settle::{Settled, settle};
 pub(crate) use stack::Stack;
+pub(crate) use tree::{clamp, join};
 
 /// What becomes of a whiteout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,14 +151,14 @@ pub(crate) fn clean_name(path: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Parent and last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
     }
 }
 
-fn c_name(name: &[u8]) -> Result<CString> {
+pub(crate) fn c_name(name: &[u8]) -> Result<CString> {
     CString::new(name).map_err(|_| Error::invalid("a name holds a NUL"))
 }
 

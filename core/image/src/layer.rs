@@ -10,3 +10,4 @@ pub(crate) mod number;
 pub(crate) mod pax;
 pub(crate) mod reader;
 pub(crate) mod sparse;
+pub(crate) mod writer;

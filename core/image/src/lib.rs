@@ -7,12 +7,14 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`apply`](mod@apply) | one layer onto a directory tree |
+//! | [`diff`](mod@diff) | what changed between two trees, and the layer that tells it |
 //! | [`import`](mod@import) | layouts and archives into a content store |
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
 
 pub mod apply;
 mod cancel;
+pub mod diff;
 mod document;
 pub mod event;
 pub mod import;
@@ -24,6 +26,7 @@ pub mod unpack;
 
 pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
 pub use cancel::Cancel;
+pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;

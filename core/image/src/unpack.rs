@@ -15,7 +15,7 @@
 //! the process that writes it; killed, it leaves just that, and the next
 //! unpacking of whatever image removes it.
 
-mod flight;
+pub(crate) mod flight;
 mod line;
 mod source;
 mod worker;

@@ -131,7 +131,7 @@ pub(super) fn special(parent: &Dir, name: &CString, entry: &Entry) -> Result<()>
 
 /// Overlay's own attributes describe a lower layer to the kernel: from an
 /// image they would forge whiteouts and redirects.
-pub(super) fn is_overlays(name: &[u8]) -> bool {
+pub(crate) fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
@@ -181,7 +181,7 @@ fn drop_xattrs(fd: &OwnedFd, entry: &Entry) -> Result<()> {
 }
 
 /// Labels that the system's policy puts on whatever is made.
-fn is_systems(name: &[u8]) -> bool {
+pub(crate) fn is_systems(name: &[u8]) -> bool {
     name.starts_with(b"system.") && !name.starts_with(b"system.posix_acl_")
         || [&b"selinux"[..], b"ima", b"evm", b"apparmor"]
             .iter()

@@ -54,7 +54,7 @@ pub(super) struct Tree<'a> {
     pub(super) below: Option<Below>,
 }
 
-pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
     if !parent.is_empty() {
         path.extend_from_slice(parent);
@@ -71,7 +71,7 @@ fn is_above(folder: &[u8], path: &[u8]) -> bool {
 
 /// A path without empty and `.` components, `..` stopping at the root. Unlike
 /// the kernel it takes `..` as text, as every tool of this field does here.
-pub(super) fn clamp(path: &[u8]) -> Vec<u8> {
+pub(crate) fn clamp(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|b| *b == b'/') {
         match part {

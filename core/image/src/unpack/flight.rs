@@ -45,7 +45,7 @@ pub(super) fn holder(chain: &Digest, options: &UnpackOptions<'_>) -> Option<u32>
 }
 
 /// The labels of what this process makes for a chain ID.
-pub(super) fn labels(chain: &SnapshotKey) -> Result<Labels> {
+pub(crate) fn labels(chain: &SnapshotKey) -> Result<Labels> {
     let identity = ProcessIdentity::of(std::process::id())?;
     let identity = serde_json::to_string(&identity)
         .map_err(|error| Error::internal("write a label").with_source(error))?;
@@ -55,12 +55,17 @@ pub(super) fn labels(chain: &SnapshotKey) -> Result<Labels> {
     ]))
 }
 
-/// A key that nobody else has.
+/// A key that nobody else has, for what is written for a chain ID.
 pub(super) fn active_key(key: &SnapshotKey) -> Result<SnapshotKey> {
+    format!("{}-{key}", temporary_key("extract")?).parse()
+}
+
+/// A key that nobody else has.
+pub(crate) fn temporary_key(what: &str) -> Result<SnapshotKey> {
     let mut bytes = [0u8; 8];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
         .io_context(|| "get random bytes")?;
-    format!("extract-{:016x}-{key}", u64::from_ne_bytes(bytes)).parse()
+    format!("{what}-{:016x}", u64::from_ne_bytes(bytes)).parse()
 }
 
 /// Removes what killed processes left, by a label of theirs. What a living

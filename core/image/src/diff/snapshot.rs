@@ -1,0 +1,70 @@
+//! What a snapshot changes in its parent.
+
+use containerkit::snapshot::SnapshotKind;
+use containerkit::{Mount, Result, SnapshotKey, Snapshotter};
+
+use super::trees::{Overlay, Trees};
+use crate::unpack::flight;
+
+/// A view for as long as it is looked at. Killed, it is removed by the next
+/// unpacking, as all that this crate leaves.
+pub(super) struct View<'a> {
+    snapshotter: &'a dyn Snapshotter,
+    key: SnapshotKey,
+    mounts: Vec<Mount>,
+}
+
+impl<'a> View<'a> {
+    fn new(snapshotter: &'a dyn Snapshotter, of: &SnapshotKey) -> Result<View<'a>> {
+        let key = flight::temporary_key("diff")?;
+        let mounts = snapshotter.view(&key, Some(of), &flight::labels(of)?)?;
+        Ok(View {
+            snapshotter,
+            key,
+            mounts,
+        })
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.snapshotter.remove(&self.key) {
+            log::warn!("remove {}: {error}", self.key);
+        }
+    }
+}
+
+/// A snapshot's tree beside that of `from`, a committed snapshot; beside its
+/// parent's without one.
+pub fn of_snapshot<'a>(
+    snapshotter: &'a dyn Snapshotter,
+    key: &SnapshotKey,
+    from: Option<&SnapshotKey>,
+) -> Result<Trees<'a>> {
+    let info = snapshotter.stat(key)?;
+    let mut views = Vec::new();
+    let upper = match info.kind {
+        SnapshotKind::Active | SnapshotKind::View => snapshotter.mounts(key)?,
+        SnapshotKind::Committed => {
+            let view = View::new(snapshotter, key)?;
+            let mounts = view.mounts.clone();
+            views.push(view);
+            mounts
+        }
+    };
+    let parent = from.or(info.parent.as_ref());
+    let lower = match (parent, Overlay::of(&upper)) {
+        (None, _) => Vec::new(),
+        // What an active overlay lies on is its parent, and needs no view.
+        (Some(_), Some(overlay)) if info.kind == SnapshotKind::Active && from.is_none() => {
+            overlay.below_upper().into_iter().collect()
+        }
+        (Some(parent), _) => {
+            let view = View::new(snapshotter, parent)?;
+            let mounts = view.mounts.clone();
+            views.push(view);
+            mounts
+        }
+    };
+    Ok(Trees::of_mounts(&lower, &upper)?.keep(views))
+}
