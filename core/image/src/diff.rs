@@ -13,7 +13,8 @@
 //! extended attribute, modification time to the nanosecond, size or content.
 //! Files that agree in all but content are read and compared, unless they are
 //! one inode: a time can be set back. Of the root folder the time does not
-//! count, for whoever makes a mount point in it changes it.
+//! count, for whoever makes a mount point in it changes it; and that two equal
+//! files are one inode, or no more, is no change by itself.
 //!
 //! A layer is written as the tools of the field expect it (OCI image-spec
 //! `layer.md`): parents of what is in it are in it too, deletions are `.wh.`

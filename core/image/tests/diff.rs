@@ -264,7 +264,9 @@ fn a_layer_is_the_same_bytes_and_no_later_than_the_epoch() {
     write(pair.upper().join("new"), "data");
     write(pair.upper().join("old"), "data");
     let old = std::time::UNIX_EPOCH + std::time::Duration::new(5, 7);
-    let file = fs::File::options().write(true).open(pair.upper().join("old"));
+    let file = fs::File::options()
+        .write(true)
+        .open(pair.upper().join("old"));
     file.unwrap().set_modified(old).unwrap();
     let options = DiffOptions {
         epoch: Some(1_000_000_000),

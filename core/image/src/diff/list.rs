@@ -94,7 +94,13 @@ mod tests {
     fn found(changes: &[(&str, ChangeKind)], links: &[&[&str]]) -> Found {
         let changed = |(path, kind): &(&str, ChangeKind)| {
             let hollow = true;
-            (path.as_bytes().to_vec(), Changed { kind: *kind, hollow })
+            (
+                path.as_bytes().to_vec(),
+                Changed {
+                    kind: *kind,
+                    hollow,
+                },
+            )
         };
         let bytes = |names: &&[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
         Found {
@@ -121,7 +127,10 @@ mod tests {
     fn folders_come_before_what_is_in_them_and_after_their_elders() {
         use ChangeKind::*;
         let changes = list(
-            found(&[("a-b", Added), ("a/b/c", Modified), ("a.b", Deleted)], &[]),
+            found(
+                &[("a-b", Added), ("a/b/c", Modified), ("a.b", Deleted)],
+                &[],
+            ),
             &[],
         );
         assert_eq!(text(&changes), ".a .a/b Ca/b/c Aa-b Da.b ");

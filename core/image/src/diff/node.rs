@@ -45,11 +45,10 @@ pub(super) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
 /// What was there a moment ago.
 pub(super) fn changed(path: &[u8], errno: Errno) -> Error {
     match errno {
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Error::conflict(format!(
-            "{} went away while it was read",
-            crate::show(path)
-        ))
-        .with_hint("stop or pause what changes it, and try again"),
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
+            Error::conflict(format!("{} went away while it was read", crate::show(path)))
+                .with_hint("stop or pause what changes it, and try again")
+        }
         errno => Error::io(format!("read {}", crate::show(path)), errno),
     }
 }
@@ -130,21 +129,26 @@ impl<'a> Node<'a> {
     /// The attributes that belong into a layer.
     pub(super) fn xattrs(&self) -> Result<Xattrs> {
         let path = self.path()?;
-        // Most things have none, and that takes no buffer to be told.
-        match rustix::fs::llistxattr(&path, &mut [0u8; 0][..]) {
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
-            Ok(_) => {}
+        // Most things have few or none, and need no room that must be cleared.
+        let (mut few, mut many) = ([0u8; 256], Vec::new());
+        let names = match rustix::fs::llistxattr(&path, &mut few[..]) {
+            Ok(length) => &few[..length],
+            Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+            Err(Errno::RANGE) => {
+                many.resize(XATTR, 0);
+                let length = rustix::fs::llistxattr(&path, &mut many[..])
+                    .map_err(|errno| changed(self.name.to_bytes(), errno))?;
+                &many[..length]
+            }
             Err(errno) => return Err(changed(self.name.to_bytes(), errno)),
-        }
-        let mut names = vec![0u8; XATTR];
-        let length = rustix::fs::llistxattr(&path, &mut names[..])
-            .map_err(|errno| changed(self.name.to_bytes(), errno))?;
+        };
         let mut found = Xattrs::new();
-        let mut value = vec![0u8; XATTR];
-        for name in names[..length].split(|b| *b == 0) {
+        let mut value = Vec::new();
+        for name in names.split(|b| *b == 0) {
             if name.is_empty() || is_overlays(name) || is_systems(name) {
                 continue;
             }
+            value.resize(XATTR, 0);
             match rustix::fs::lgetxattr(&path, &c_name(name)?, &mut value[..]) {
                 Ok(length) => drop(found.insert(name.to_vec(), value[..length].to_vec())),
                 Err(Errno::NODATA) => {}

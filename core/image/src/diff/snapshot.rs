@@ -3,7 +3,7 @@
 use containerkit::snapshot::SnapshotKind;
 use containerkit::{Mount, Result, SnapshotKey, Snapshotter};
 
-use super::trees::{Overlay, Trees};
+use super::trees::Trees;
 use crate::unpack::flight;
 
 /// A view for as long as it is looked at. Killed, it is removed by the next
@@ -52,14 +52,9 @@ pub fn of_snapshot<'a>(
             mounts
         }
     };
-    let parent = from.or(info.parent.as_ref());
-    let lower = match (parent, Overlay::of(&upper)) {
-        (None, _) => Vec::new(),
-        // What an active overlay lies on is its parent, and needs no view.
-        (Some(_), Some(overlay)) if info.kind == SnapshotKind::Active && from.is_none() => {
-            overlay.below_upper().into_iter().collect()
-        }
-        (Some(parent), _) => {
+    let lower = match from.or(info.parent.as_ref()) {
+        None => Vec::new(),
+        Some(parent) => {
             let view = View::new(snapshotter, parent)?;
             let mounts = view.mounts.clone();
             views.push(view);

@@ -38,10 +38,7 @@ impl<'a> Trees<'a> {
             mounts => Some(show(mounts)?),
         };
         let (tree, form) = match &upper_folder {
-            Some(folder) => (
-                containerkit::fs::open_dir(Path::new(folder))?,
-                Form::Upper,
-            ),
+            Some(folder) => (containerkit::fs::open_dir(Path::new(folder))?, Form::Upper),
             None => (show(upper)?, Form::Whole),
         };
         Ok(Trees {
@@ -103,12 +100,17 @@ impl<'a> Trees<'a> {
 
 /// The tree of mounts, which is not written to.
 fn show(mounts: &[Mount]) -> Result<OwnedFd> {
-    let mounts: Vec<Mount> = mounts.iter().cloned().map(Mount::read_only).collect();
+    // A view as it is: without its own upper it may be too low for an overlay.
+    let read_only = |mount: &Mount| match mount.is_read_only() {
+        true => mount.clone(),
+        false => mount.clone().read_only(),
+    };
+    let mounts: Vec<Mount> = mounts.iter().map(read_only).collect();
     mounter::mount_detached(&mounts).context(|| "look at a snapshot")
 }
 
 /// A single overlay that is made of plain folders, topmost first.
-pub(super) struct Overlay<'a> {
+struct Overlay<'a> {
     mount: &'a Mount,
     upper: Option<&'a str>,
     lower: Vec<&'a str>,
@@ -116,7 +118,7 @@ pub(super) struct Overlay<'a> {
 
 impl<'a> Overlay<'a> {
     /// `None` for whatever else.
-    pub(super) fn of(mounts: &'a [Mount]) -> Option<Overlay<'a>> {
+    fn of(mounts: &'a [Mount]) -> Option<Overlay<'a>> {
         let [mount] = mounts else { return None };
         let plain = |option: &String| {
             !option.starts_with("lowerdir=")
@@ -128,7 +130,12 @@ impl<'a> Overlay<'a> {
         {
             return None;
         }
-        let values = |key| mount.options.iter().filter_map(move |o| o.strip_prefix(key));
+        let values = |key| {
+            mount
+                .options
+                .iter()
+                .filter_map(move |o| o.strip_prefix(key))
+        };
         Some(Overlay {
             mount,
             upper: values("upperdir=").next(),
@@ -153,26 +160,12 @@ impl<'a> Overlay<'a> {
         let Some((top, rest)) = layers.split_first() else {
             return Ok(None);
         };
-        if rest == below {
-            return Ok(Some(top));
-        }
         // A snapshot on nothing lies on an empty folder all the same.
-        for layer in rest {
-            if !below.is_empty() || !is_empty(layer)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(top))
-    }
-
-    /// The mount of what is below its upper folder.
-    pub(super) fn below_upper(&self) -> Option<Mount> {
-        self.upper?;
-        let mut mount = self.mount.clone();
-        mount.options.retain(|option| {
-            !option.starts_with("upperdir=") && !option.starts_with("workdir=")
-        });
-        Some(mount.read_only())
+        let on_nothing = || match (below, rest) {
+            ([], [only]) => is_empty(only),
+            _ => Ok(false),
+        };
+        Ok((rest == below || on_nothing()?).then_some(*top))
     }
 }
 

@@ -115,7 +115,8 @@ impl Walk<'_> {
     }
 
     fn change(&mut self, path: Vec<u8>, kind: ChangeKind, node: &Node<'_>) {
-        let hollow = node.is_dir() || node.kind() == FileType::RegularFile && node.stat.st_size == 0;
+        let hollow =
+            node.is_dir() || node.kind() == FileType::RegularFile && node.stat.st_size == 0;
         self.found.changes.insert(path, Changed { kind, hollow });
     }
 

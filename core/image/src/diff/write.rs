@@ -147,10 +147,8 @@ impl Output<'_> {
                 read => read.io_context(|| "read it")?,
             };
             if read == 0 {
-                return Err(
-                    Error::conflict("it became shorter while it was read")
-                        .with_hint("stop or pause what changes it, and try again"),
-                );
+                return Err(Error::conflict("it became shorter while it was read")
+                    .with_hint("stop or pause what changes it, and try again"));
             }
             self.options.cancel.check()?;
             self.writer.data(&self.buffer[..read])?;

@@ -154,11 +154,7 @@ fn header(entry: &Entry, name: &[u8], size: u64, records: &mut Vec<u8>) -> Heade
     match u64::try_from(seconds) {
         Ok(whole) if nanos == 0 && whole < 1 << 33 => octal(&mut header, 136..148, whole),
         whole => {
-            octal(
-                &mut header,
-                136..148,
-                whole.unwrap_or(0).min((1 << 33) - 1),
-            );
+            octal(&mut header, 136..148, whole.unwrap_or(0).min((1 << 33) - 1));
             record(records, b"mtime", &time(entry.mtime));
         }
     }
@@ -308,7 +304,12 @@ mod tests {
         for (path, link, id, mtime) in [
             (&b"short"[..], &b""[..], 1000, (1_700_000_000, 0)),
             (&long, &long, u32::MAX - 1, (1 << 40, 123_456_789)),
-            (b"\xff\xfe new\nline", b"../\x80", 1 << 21, (-2, 500_000_000)),
+            (
+                b"\xff\xfe new\nline",
+                b"../\x80",
+                1 << 21,
+                (-2, 500_000_000),
+            ),
             (b"old", b"", 0, (-1, 0)),
             (b"tenth", b"", 0, (1, 100_000_000)),
         ] {

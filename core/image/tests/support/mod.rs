@@ -6,6 +6,7 @@ pub mod images;
 pub mod imports;
 pub mod store;
 pub mod trees;
+pub mod wild;
 
 use std::os::fd::AsFd;
 use std::path::Path;

@@ -272,8 +272,17 @@ impl Snapshotter for Copying {
         infos.insert(key.clone(), (info, path.clone()));
         Ok(vec![Mount::bind(path, Access::ReadWrite)])
     }
-    fn view(&self, _: &SnapshotKey, _: Option<&SnapshotKey>, _: &Labels) -> Result<Vec<Mount>> {
-        Err(Error::unimplemented("view"))
+    fn view(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        self.prepare(key, parent, labels)?;
+        let mut infos = self.infos.lock().expect("lock");
+        let (info, path) = infos.get_mut(key).expect("prepared");
+        info.kind = SnapshotKind::View;
+        Ok(vec![Mount::bind(&*path, Access::ReadOnly)])
     }
     fn commit(
         &self,
