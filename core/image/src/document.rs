@@ -117,6 +117,20 @@ pub(crate) fn parse(data: &[u8], announced: &str) -> Result<Document> {
     )))
 }
 
+/// What a document that was not announced must be announced as.
+pub(crate) fn describe(data: &[u8], digest: &Digest) -> Result<Descriptor> {
+    let probe: Probe = serde_json::from_slice(data).map_err(json_error)?;
+    let media_type = match (probe.media_type, probe.manifests) {
+        (Some(media_type), _) => media_type,
+        (None, Some(_)) => INDEXES[0].to_string(),
+        (None, None) => MANIFESTS[0].to_string(),
+    };
+    let descriptor = serde_json::json!({
+        "mediaType": media_type, "digest": digest, "size": data.len(),
+    });
+    serde_json::from_value(descriptor).map_err(json_error)
+}
+
 /// Parses a config. Members that are null, as some tools write them, count
 /// as absent.
 pub(crate) fn parse_config(data: &[u8]) -> Result<ImageConfiguration> {

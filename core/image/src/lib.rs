@@ -9,6 +9,7 @@
 //! | [`apply`](mod@apply) | one layer onto a directory tree |
 //! | [`diff`](mod@diff) | what changed between two trees, and the layer that tells it |
 //! | [`import`](mod@import) | layouts and archives into a content store |
+//! | [`pack`](mod@pack) | a changed tree as an image |
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
 
@@ -20,6 +21,7 @@ pub mod event;
 pub mod import;
 mod layer;
 mod limits;
+pub mod pack;
 pub mod platform;
 pub mod resolve;
 pub mod unpack;
@@ -30,8 +32,9 @@ pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
+pub use pack::{PackOptions, Packed, pack};
 pub use platform::PlatformChoice;
-pub use resolve::{Image, Layer, is_complete, offers, platforms, resolve};
+pub use resolve::{Image, Layer, describe, is_complete, offers, platforms, resolve};
 pub use unpack::{UnpackOptions, unpack};
 
 /// Bytes of an image, quoted for an error line.

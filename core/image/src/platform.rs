@@ -42,6 +42,21 @@ impl PlatformChoice {
         }
     }
 
+    /// The operating system, as images name it.
+    pub fn os(&self) -> &str {
+        &self.os
+    }
+
+    /// The architecture, as images name it.
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// The variant of the architecture.
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
+    }
+
     /// How well something fits; higher is better, `None` not at all.
     pub(crate) fn rank(&self, offered: &Offered) -> Option<u32> {
         if offered.os != self.os || offered.architecture != self.architecture {
@@ -142,6 +157,15 @@ impl Offered {
             &platform.architecture().to_string(),
             platform.variant().as_deref(),
         )
+    }
+
+    /// As in an index.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!({ "os": self.os, "architecture": self.architecture });
+        if let Some(variant) = &self.variant {
+            json["variant"] = serde_json::json!(variant);
+        }
+        json
     }
 
     /// Build attestations and the like say so.

@@ -137,6 +137,31 @@ fn choose(
     Ok((best.map(|(_, descriptor)| descriptor), others))
 }
 
+/// Every image manifest behind a name with its platform, in order, be it in
+/// the store or not.
+pub(crate) fn manifests(
+    store: &dyn ContentStore,
+    target: &Descriptor,
+) -> Result<Vec<(Descriptor, Offered)>> {
+    let mut found = Vec::new();
+    let mut budget = Budget(DOCUMENTS);
+    collect(
+        store,
+        target,
+        DEPTH,
+        &mut budget,
+        &mut |descriptor, offered| found.push((descriptor.clone(), offered)),
+    )?;
+    Ok(found)
+}
+
+/// The descriptor of a stored manifest or index, of which only the digest is
+/// known.
+pub fn describe(store: &dyn ContentStore, digest: &Digest) -> Result<Descriptor> {
+    let data = containerkit::content::read_blob(store, digest, document::DOCUMENT)?;
+    document::describe(&data, digest)
+}
+
 /// The platforms of an image whose manifests are in the store.
 pub fn platforms(store: &dyn ContentStore, target: &Descriptor) -> Result<Vec<String>> {
     let mut found = Vec::new();

@@ -125,7 +125,7 @@ impl<W: Write> Writer<W> {
 }
 
 /// What the sink below says is more than that writing failed.
-fn failed(error: std::io::Error) -> Error {
+pub(crate) fn failed(error: std::io::Error) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(inner) => Error::clone(inner),
         None => Error::io("write the archive", error),

@@ -218,7 +218,10 @@ impl<'a> Wild<'a> {
             18 => {
                 if let Some(from) = self.any(|_| true) {
                     // A folder of a lower layer cannot be renamed (EXDEV).
-                    drop(fs::rename(from, self.new_path()));
+                    let to = self.new_path();
+                    if fs::rename(from, &to).is_ok() {
+                        self.set_time(&to);
+                    }
                 }
             }
             _ => {
