@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`apply`](mod@apply) | one layer onto a directory tree |
 //! | [`diff`](mod@diff) | what changed between two trees, and the layer that tells it |
+//! | [`export`](mod@export) | images into layouts and archives |
 //! | [`import`](mod@import) | layouts and archives into a content store |
 //! | [`pack`](mod@pack) | a changed tree as an image |
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
@@ -18,6 +19,7 @@ mod cancel;
 pub mod diff;
 mod document;
 pub mod event;
+pub mod export;
 pub mod import;
 mod layer;
 mod limits;
@@ -30,6 +32,7 @@ pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
 pub use cancel::Cancel;
 pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
+pub use export::{ExportFormat, ExportOptions, export};
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
 pub use pack::{PackOptions, Packed, pack};
