@@ -120,6 +120,22 @@ impl App {
         Ok((store, image))
     }
 
+    /// The time that everything made now is to have, for who wants the same
+    /// bytes twice.
+    pub(crate) fn source_date_epoch(&self) -> Result<Option<i64>> {
+        let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else {
+            return Ok(None);
+        };
+        let text = text.to_string_lossy();
+        match text.parse() {
+            Ok(epoch) if epoch >= 0 => Ok(Some(epoch)),
+            _ => Err(Error::invalid(format!(
+                "SOURCE_DATE_EPOCH is {}: want seconds since 1970",
+                containerkit::quote(&text)
+            ))),
+        }
+    }
+
     /// Unpacks an image; the key of its top layer, `None` without layers.
     pub(crate) fn unpack(
         &self,

@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod options;
+pub(crate) mod pack;
 
 use std::path::PathBuf;
 
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     Stats(container::StatsArgs),
     /// List the processes of a container
     Top(container::TopArgs),
+    /// Show what a container changed in its image
+    Diff(pack::DiffArgs),
     /// Follow what happens to containers and images
     Events(container::EventsArgs),
     /// Images
@@ -138,6 +141,12 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_name = "PLATFORM")]
         platform: Option<String>,
     },
+    /// Make an image of what a container changed, or of a folder
+    Pack(Box<pack::PackArgs>),
+    /// Make one image of those of several platforms
+    Index(pack::IndexArgs),
+    /// Export images to an OCI layout or archive, or a docker archive
+    Export(pack::ExportArgs),
     /// List images
     Ls,
     /// Show images in full
@@ -312,6 +321,16 @@ pub(crate) enum SnapshotAction {
     Usage {
         /// Keys; all without one
         keys: Vec<String>,
+    },
+    /// Show what a snapshot changed in its parent
+    Diff {
+        /// Key
+        key: String,
+        /// Committed snapshot to compare with instead of the parent
+        from: Option<String>,
+        /// Write the layer to standard output, as tar
+        #[arg(long)]
+        tar: bool,
     },
     /// Change a snapshot's labels: K=V sets, K= removes
     Label {

@@ -99,6 +99,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Logs(args) => cmd::logs::logs(&app, args),
                 Command::Stats(args) => cmd::stats::stats(&app, args),
                 Command::Top(args) => cmd::top::top(&app, args),
+                Command::Diff(args) => cmd::diff::diff(&app, args),
                 Command::Events(args) => cmd::events::events(&app, args),
                 Command::Image(command) => cmd::image::run(&app, command),
                 Command::Content(command) => cmd::content::run(&app, command),

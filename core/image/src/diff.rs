@@ -44,7 +44,7 @@ use serde::{Serialize, Serializer};
 
 use crate::cancel::Cancel;
 
-pub use snapshot::of_snapshot;
+pub use snapshot::{of_snapshot, on_snapshot};
 pub use trees::Trees;
 
 /// How to compare, and how to write the layer.

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::Outcome;
 use crate::app::{App, label_changes};
 use crate::args::{SnapshotAction, SnapshotCommand};
+use crate::cmd::diff;
 use crate::output::{self, Format, human_size};
 
 pub(crate) fn run(app: &App, command: SnapshotCommand) -> Result<Outcome> {
@@ -55,6 +56,13 @@ pub(crate) fn run(app: &App, command: SnapshotCommand) -> Result<Outcome> {
             Ok(Outcome::Success)
         }
         SnapshotAction::Usage { keys } => usage(app, snapshotter, &keys),
+        SnapshotAction::Diff { key, from, tar } => {
+            let form = match tar {
+                true => diff::Form::Layer,
+                false => diff::Form::List,
+            };
+            diff::snapshot(app, snapshotter, (&key, from.as_deref()), form)
+        }
         SnapshotAction::Label { key, labels } => {
             let info = snapshotter.update(&key.parse()?, &label_changes(&labels)?)?;
             print_infos(app, &[info])

@@ -76,15 +76,23 @@ fn drop_mount_points(changes: &mut BTreeMap<Key, Changed>, mount_points: &[PathB
         let made = changes
             .get(&point)
             .is_some_and(|changed| changed.kind == ChangeKind::Added && changed.hollow);
-        let inside = [&point[..], &[0]].concat();
-        let empty = changes
-            .range(inside.clone()..)
-            .next()
-            .is_none_or(|(key, _)| !key.starts_with(&inside));
-        if made && empty && !point.is_empty() {
-            changes.remove(&point);
+        if !made || point.is_empty() || any_below(changes, &point) {
+            continue;
+        }
+        changes.remove(&point);
+        // Nor is the time that making it gave the folder above.
+        let above = point.iter().rposition(|byte| *byte == 0).unwrap_or(0);
+        let above = &point[..above];
+        if changes.get(above).is_some_and(|changed| changed.touched) && !any_below(changes, above) {
+            changes.remove(above);
         }
     }
+}
+
+fn any_below(changes: &BTreeMap<Key, Changed>, folder: &[u8]) -> bool {
+    let start = [folder, &[0]].concat();
+    let next = changes.range(start.clone()..).next();
+    next.is_some_and(|(key, _)| key.starts_with(&start))
 }
 
 #[cfg(test)]
@@ -93,14 +101,12 @@ mod tests {
 
     fn found(changes: &[(&str, ChangeKind)], links: &[&[&str]]) -> Found {
         let changed = |(path, kind): &(&str, ChangeKind)| {
-            let hollow = true;
-            (
-                path.as_bytes().to_vec(),
-                Changed {
-                    kind: *kind,
-                    hollow,
-                },
-            )
+            let changed = Changed {
+                kind: *kind,
+                hollow: true,
+                touched: *kind == ChangeKind::Modified,
+            };
+            (path.as_bytes().to_vec(), changed)
         };
         let bytes = |names: &&[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
         Found {
@@ -156,6 +162,7 @@ mod tests {
                     ("proc", Added),
                     ("dev", Added),
                     ("dev/pts", Added),
+                    ("etc", Modified),
                     ("etc/hosts", Added),
                     ("data", Added),
                     ("data/file", Added),

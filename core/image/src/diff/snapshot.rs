@@ -34,6 +34,16 @@ impl Drop for View<'_> {
     }
 }
 
+/// A tree of the caller's beside that of a committed snapshot.
+pub fn on_snapshot<'a>(
+    snapshotter: &'a dyn Snapshotter,
+    key: &SnapshotKey,
+    upper: &[Mount],
+) -> Result<Trees<'a>> {
+    let view = View::new(snapshotter, key)?;
+    Ok(Trees::of_mounts(&view.mounts, upper)?.keep([view]))
+}
+
 /// A snapshot's tree beside that of `from`, a committed snapshot; beside its
 /// parent's without one.
 pub fn of_snapshot<'a>(

@@ -36,6 +36,8 @@ pub(super) struct Changed {
     pub(super) kind: ChangeKind,
     /// An empty file, or a folder.
     pub(super) hollow: bool,
+    /// A folder with nothing new but its time.
+    pub(super) touched: bool,
 }
 
 /// Why a walk ends early.
@@ -117,7 +119,12 @@ impl Walk<'_> {
     fn change(&mut self, path: Vec<u8>, kind: ChangeKind, node: &Node<'_>) {
         let hollow =
             node.is_dir() || node.kind() == FileType::RegularFile && node.stat.st_size == 0;
-        self.found.changes.insert(path, Changed { kind, hollow });
+        let changed = Changed {
+            kind,
+            hollow,
+            touched: false,
+        };
+        self.found.changes.insert(path, changed);
     }
 
     fn folder(&mut self, path: &[u8], against: Against) -> Result<(), Stop> {
@@ -195,6 +202,12 @@ impl Walk<'_> {
         };
         if let Some(kind) = kind {
             self.change(path.clone(), kind, node);
+            if let Some(under) = same_kind.filter(|_| node.is_dir())
+                && node::same(under, node, mapping, Times::Ignored)?
+                && let Some(changed) = self.found.changes.get_mut(&path)
+            {
+                changed.touched = true;
+            }
         }
         if let Some(inode) = node.inode() {
             let names = self.found.links.entry(inode).or_default();
