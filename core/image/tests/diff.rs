@@ -330,6 +330,41 @@ fn the_root_is_told_when_it_differs() {
 }
 
 #[test]
+fn attributes_are_kept_whatever_they_hold_but_not_overlays() {
+    let pair = Pair::new(|root| {
+        write(root.join("f"), "data");
+        write(root.join("same"), "data");
+    });
+    let upper = pair.upper();
+    let long = vec![7u8; 1000];
+    let many: Vec<String> = (0..20).map(|n| format!("user.number-{n:030}")).collect();
+    let set = |name: &str, key: &str, value: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::lsetxattr(upper.join(name), key, value, flags).unwrap();
+    };
+    set("f", "user.empty", b"");
+    set("f", "trusted.long", &long);
+    set("f", "trusted.overlay.origin", b"x");
+    set("same", "trusted.overlay.opaque", b"y");
+    for key in &many {
+        set("f", key, b"value");
+    }
+    assert_eq!(pair.entries(), ["f"]);
+    let (layer, _) = pair.layer(&DiffOptions::default()).unwrap();
+    let into = tempfile::tempdir().unwrap();
+    apply_bytes(into.path(), &layer, WhiteoutForm::Remove).unwrap();
+    let get = |key: &str| {
+        let mut value = vec![0; 4000];
+        let length = rustix::fs::lgetxattr(into.path().join("f"), key, &mut value[..]);
+        length.map(|length| value[..length].to_vec())
+    };
+    assert_eq!(get("user.empty"), Ok(Vec::new()));
+    assert_eq!(get("trusted.long"), Ok(long));
+    assert_eq!(get(&many[19]), Ok(b"value".to_vec()));
+    assert!(get("trusted.overlay.origin").is_err());
+}
+
+#[test]
 fn ids_of_mapped_users_are_those_in_the_container() {
     let pair = Pair::new(|root| write(root.join("f"), "data"));
     let upper = pair.upper();

@@ -4,6 +4,7 @@
 
 pub mod images;
 pub mod imports;
+pub mod snapshots;
 pub mod store;
 pub mod trees;
 pub mod wild;

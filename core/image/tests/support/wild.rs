@@ -245,7 +245,8 @@ impl<'a> Wild<'a> {
         };
         let (name, value): (&str, &[u8]) = match self.rng.below(4) {
             0 => ("user.one", b"value\n2=\0"),
-            1 => ("trusted.two", b""),
+            // Not empty: Go's tar takes an empty value for none.
+            1 => ("trusted.two", b"2"),
             // cap_net_raw=ep
             2 => (
                 "security.capability",
