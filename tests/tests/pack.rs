@@ -8,6 +8,7 @@ use std::process::Command;
 
 use containerkit_tests::image::architecture;
 use containerkit_tests::kit::{Kit, Ran};
+use containerkit_tests::steps::Steps;
 use serde_json::{Value, json};
 
 /// A container that ran this and has ended.
@@ -608,6 +609,99 @@ fn exports_are_the_same_bytes_whole_or_not_there() {
     export(&out.join("new")).refused(1, &[&hex]);
     assert!(std::fs::read(out.join("oci-0.tar")).unwrap() == old);
     assert_eq!(names(&out), before);
+}
+
+#[test]
+fn a_pack_killed_at_any_step_is_done_by_the_next() {
+    let kit = Kit::with_busybox();
+    ran(&kit, "work", "echo new > /etc/new; rm /etc/noexec");
+    let steps = Steps::new(kit.path("steps"));
+    let args = ["image", "pack", "--container", "work", "packed"];
+    let command = || {
+        let mut command = kit.command(args);
+        command.env("SOURCE_DATE_EPOCH", "1");
+        command
+    };
+    let mut want = Value::Null;
+    for number in 1.. {
+        let killed = steps.kill(&mut command(), number);
+        if killed.status == 0 {
+            assert!(number > 10, "{:?}", steps.reached());
+            break;
+        }
+        assert_eq!(killed.status, 137, "{killed:?}");
+        Ran::new(&command().output().unwrap()).ok();
+        let found = image(&kit, "packed")["digest"].clone();
+        if number == 1 {
+            want = found.clone();
+        }
+        assert_eq!(found, want);
+        assert_eq!(
+            kit.run(["content", "status", "--format", "json"])
+                .ok()
+                .json(),
+            json!([])
+        );
+        let kinds = kit.run(["snapshot", "ls", "--format", "json"]).ok().json();
+        let views = kinds.as_array().unwrap().iter();
+        assert_eq!(views.filter(|row| row["kind"] == "view").count(), 0);
+        // What is there already would be taken, and its steps not reached.
+        let made = image(&kit, "packed");
+        kit.run(["image", "rm", "packed"]).ok();
+        for digest in [
+            &made["digest"],
+            &made["config_digest"],
+            &made["layers"][1]["digest"],
+        ] {
+            kit.run(["content", "delete", digest.as_str().unwrap()])
+                .ok();
+        }
+    }
+}
+
+#[test]
+fn an_export_killed_at_any_step_leaves_nothing_by_that_name_or_all_of_it() {
+    let kit = Kit::with_busybox();
+    let out = kit.path("out");
+    std::fs::create_dir(&out).unwrap();
+    let steps = Steps::new(kit.path("steps"));
+    for name in ["image.tar", "layout"] {
+        let to = out.join(name);
+        for number in 1.. {
+            let args = ["image", "export", "busybox", "-o", text(&to)];
+            let killed = steps.kill(&mut kit.command(args), number);
+            let fresh = Kit::new();
+            if to.exists() {
+                fresh
+                    .run(["image", "import", text(&to), "--name", "x"])
+                    .ok();
+            }
+            match to.is_dir() {
+                true => std::fs::remove_dir_all(&to).unwrap(),
+                false => drop(std::fs::remove_file(&to)),
+            }
+            if killed.status == 0 {
+                assert!(number > 2, "{:?}", steps.reached());
+                break;
+            }
+            assert_eq!(killed.status, 137, "{killed:?}");
+        }
+    }
+    // What they left is hidden, and goes with the next export when it is old.
+    let left = names(&out);
+    assert!(left.iter().all(|name| name.starts_with('.')), "{left:?}");
+    for name in &left {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        let file = std::fs::File::open(out.join(name)).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    let to = out.join("layout");
+    kit.run(["image", "export", "busybox", "-o", text(&to)])
+        .ok();
+    let to = out.join("image.tar");
+    kit.run(["image", "export", "busybox", "-o", text(&to)])
+        .ok();
+    assert_eq!(names(&out), ["image.tar", "layout"]);
 }
 
 fn names(dir: &Path) -> Vec<String> {

@@ -4,10 +4,10 @@ use containerkit::snapshot::SnapshotKind;
 use containerkit::{Mount, Result, SnapshotKey, Snapshotter};
 
 use super::trees::Trees;
-use crate::unpack::flight;
+use crate::unpack::{PROCESS_LABEL, flight};
 
-/// A view for as long as it is looked at. Killed, it is removed by the next
-/// unpacking, as all that this crate leaves.
+/// A view for as long as it is looked at. What a killed process leaves, the
+/// next one removes, be it to unpack or to look.
 pub(super) struct View<'a> {
     snapshotter: &'a dyn Snapshotter,
     key: SnapshotKey,
@@ -16,6 +16,9 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(snapshotter: &'a dyn Snapshotter, of: &SnapshotKey) -> Result<View<'a>> {
+        if let Err(error) = flight::remove_stale(snapshotter, (PROCESS_LABEL, None)) {
+            log::warn!("look for what killed processes left: {error}");
+        }
         let key = flight::temporary_key("diff")?;
         let mounts = snapshotter.view(&key, Some(of), &flight::labels(of)?)?;
         Ok(View {
@@ -28,7 +31,8 @@ impl<'a> View<'a> {
 
 impl Drop for View<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.snapshotter.remove(&self.key) {
+        let removed = self.snapshotter.remove(&self.key);
+        if let Err(error) = removed.and_then(|()| self.snapshotter.cleanup().map(drop)) {
             log::warn!("remove {}: {error}", self.key);
         }
     }

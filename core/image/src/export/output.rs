@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use containerkit::fs::{open_dir, remove_tree_path, sync_dir, sync_file_system, unique_name};
 use containerkit::step::step;
-use containerkit::{Error, ErrorKind, IoContext, Result};
+use containerkit::{Error, IoContext, Result};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -33,20 +33,24 @@ pub(super) fn file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
         }
         _ => {}
     }
-    let hidden = parent.join(unique_name(&format!(".{name}.tmp")));
+    let start = format!(".{name}.tmp");
+    sweep(&parent, &start);
+    let hidden = parent.join(unique_name(&start));
     let (file, named) = unnamed(&parent, &hidden)?;
-    let result = fill(file, write).and_then(|file| {
-        if !named {
-            // Through /proc, which takes no capability.
-            let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(CWD, &itself, CWD, &hidden, AtFlags::SYMLINK_FOLLOW)
-                .io_context(|| "name the file")?;
-        }
-        step("export.rename");
-        std::fs::rename(&hidden, path).io_context(|| "name the file")?;
-        step("export.renamed");
-        sync_dir(&parent)
-    });
+    let result = lock(&file)
+        .and_then(|()| fill(file, write))
+        .and_then(|file| {
+            if !named {
+                // Through /proc, which takes no capability.
+                let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+                rustix::fs::linkat(CWD, &itself, CWD, &hidden, AtFlags::SYMLINK_FOLLOW)
+                    .io_context(|| "name the file")?;
+            }
+            step("export.rename");
+            std::fs::rename(&hidden, path).io_context(|| "name the file")?;
+            step("export.renamed");
+            sync_dir(&parent)
+        });
     if result.is_err() {
         let _ = std::fs::remove_file(&hidden);
     }
@@ -101,10 +105,8 @@ pub(super) fn folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Re
     containerkit::fs::ensure_dir(&hidden, 0o755)?;
     step("export.folder");
     let result = (|| {
-        // Says to others that somebody is at it.
         let held = open_dir(&hidden)?;
-        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive)
-            .io_context(|| "lock the folder")?;
+        lock(&held)?;
         write(&hidden)?;
         sync_file_system(&hidden)?;
         step("export.rename");
@@ -118,10 +120,17 @@ pub(super) fn folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Re
     result
 }
 
+/// Says to others that somebody is at it.
+fn lock(fd: &OwnedFd) -> Result<()> {
+    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive)
+        .io_context(|| "lock what is being written")
+}
+
 /// Removes what killed exports to the same place left. One that has just begun
 /// may not have its lock yet.
 fn sweep(parent: &Path, start: &str) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
         let name = entry.file_name();
         let is_old = || {
             let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
@@ -130,14 +139,14 @@ fn sweep(parent: &Path, start: &str) {
         if !name.to_string_lossy().starts_with(&format!("{start}.")) || is_old() != Some(true) {
             continue;
         }
-        let Ok(dir) = open_dir(&entry.path()) else {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(held) = rustix::fs::open(&path, flags, Mode::empty()) else {
             continue;
         };
-        if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            match remove_tree_path(&entry.path()) {
-                Ok(()) => log::info!("removed {}", entry.path().display()),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => log::warn!("{error}"),
+        if lock(&held).is_ok() {
+            match remove_tree_path(&path) {
+                Ok(()) => log::info!("removed {}", path.display()),
+                Err(error) => log::warn!("remove {}: {error}", path.display()),
             }
         }
     }

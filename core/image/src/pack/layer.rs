@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::str::FromStr;
 
-use containerkit::content::{self, ContentStore, Expected, IngestWriter};
+use containerkit::content::{self, ContentStore, Expected, IngestStatus, IngestWriter};
 use containerkit::digest::Hasher;
 use containerkit::{
     Algorithm, Context as _, Digest, Error, ErrorKind, IngestRef, IoContext, Labels, Result, quote,
@@ -11,6 +11,9 @@ use containerkit::{
 use flate2::write::GzEncoder;
 
 use crate::diff::Diffed;
+
+/// What the names of ingests begin with.
+const START: &str = "pack";
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,8 +67,9 @@ pub(super) fn make(
     compression: LayerCompression,
     write: impl FnOnce(&mut dyn Write) -> Result<Diffed>,
 ) -> Result<Made> {
+    remove_stale(store);
     // Its digest is not known before its end: nobody could share or resume it.
-    let name: IngestRef = containerkit::fs::unique_name("pack").parse()?;
+    let name: IngestRef = containerkit::fs::unique_name(START).parse()?;
     let made = ingest(store, &name, compression, write);
     if made.is_err()
         && let Err(error) = store.abort(&name)
@@ -74,6 +78,21 @@ pub(super) fn make(
         log::warn!("ingest {name} stays behind: {error}");
     }
     made
+}
+
+/// Drops what killed packings left, which nothing could go on with. A living
+/// one holds its ingest.
+fn remove_stale(store: &dyn ContentStore) {
+    let stale = |status: &IngestStatus| {
+        status.holder.is_none() && status.name.as_str().starts_with(&format!("{START}."))
+    };
+    let found = store.list_statuses();
+    for status in found.iter().flatten().filter(|status| stale(status)) {
+        match store.abort(&status.name) {
+            Ok(()) => log::info!("dropped ingest {}, left by a killed process", status.name),
+            Err(error) => log::debug!("drop ingest {}: {error}", status.name),
+        }
+    }
 }
 
 fn ingest(
@@ -122,7 +141,7 @@ fn ingest(
 /// Stores bytes that are at hand.
 pub(super) fn store_bytes(store: &dyn ContentStore, data: &[u8]) -> Result<Digest> {
     let digest = Algorithm::Sha256.digest(data);
-    let name: IngestRef = containerkit::fs::unique_name("pack").parse()?;
+    let name: IngestRef = containerkit::fs::unique_name(START).parse()?;
     let expected = Expected {
         size: Some(data.len() as u64),
         digest: Some(digest.clone()),

@@ -70,7 +70,7 @@ pub(crate) fn temporary_key(what: &str) -> Result<SnapshotKey> {
 
 /// Removes what killed processes left, by a label of theirs. What a living
 /// process writes is left alone.
-pub(super) fn remove_stale(
+pub(crate) fn remove_stale(
     snapshotter: &dyn Snapshotter,
     (label, value): (&str, Option<&SnapshotKey>),
 ) -> Result<()> {
