@@ -37,9 +37,10 @@ lint:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
-## Figures against the runtime itself, in one run
+## Figures against the runtime itself and against other tools, in one run
 bench: setup stage
 	@SUDO="$(SUDO)" tests/scripts/bench.sh "$(STAGE)"
+	@SUDO="$(SUDO)" tests/scripts/bench-images.sh "$(STAGE)"
 
 clean:
 	$(CARGO) clean

@@ -61,6 +61,12 @@ impl<W: Write> Writer<W> {
         }
         let mut header = header(entry, &name, size, &mut records);
         for (name, value) in &entry.xattrs {
+            if name.contains(&b'=') {
+                return Err(Error::invalid(format!(
+                    "the extended attribute {} has a name with an equals sign, which ends names in a layer",
+                    crate::show(name)
+                )));
+            }
             record(&mut records, &[b"SCHILY.xattr.", &name[..]].concat(), value);
         }
         if !records.is_empty() {
@@ -338,6 +344,43 @@ mod tests {
         assert_eq!(found.size, 1 << 37);
         assert_eq!(found.sparse, file.sparse);
         assert_eq!(data, b"abcde");
+    }
+
+    #[test]
+    fn whatever_is_written_is_read_again() {
+        let mut seed = 1u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for _ in 0..3000 {
+            let mut bytes = |most: u64| -> Vec<u8> {
+                let length = 1 + random(most);
+                (0..length).map(|_| 1 + random(255) as u8).collect()
+            };
+            // A name that ends in a slash, and some of a header's own letters.
+            let mut written = entry(EntryKind::Symlink, &bytes(180));
+            written.link = bytes(180);
+            let mut name = bytes(100);
+            name.retain(|b| *b != b'=');
+            name.push(b'x');
+            written.xattrs.insert(name, bytes(900));
+            (written.uid, written.gid) = (random(1 << 31) as u32, random(1 << 22) as u32);
+            written.mode = random(0o10000) as u32;
+            written.mtime = (
+                random(1 << 31) as i64 - (1 << 20),
+                random(1_000_000_000) as u32,
+            );
+            let (read, _) = round(&written, b"");
+            assert_eq!(format!("{read:?}"), format!("{written:?}"));
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_cannot_be_told_is_refused() {
+        let mut file = entry(EntryKind::File, b"f");
+        file.xattrs.insert(b"user.a=b".to_vec(), b"c".to_vec());
+        assert!(Writer::new(Vec::new()).entry(&file).is_err());
     }
 
     #[test]
