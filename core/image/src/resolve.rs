@@ -114,19 +114,12 @@ fn choose(
 ) -> Result<(Option<Descriptor>, BTreeSet<String>)> {
     let mut candidates = Vec::new();
     let mut others = BTreeSet::new();
-    let mut budget = Budget(DOCUMENTS);
-    collect(
-        store,
-        target,
-        DEPTH,
-        &mut budget,
-        &mut |descriptor, offered| match platform.rank(&offered) {
-            Some(rank) => candidates.push((rank, descriptor.clone())),
-            None => {
-                others.insert(offered.to_string());
-            }
-        },
-    )?;
+    for (descriptor, offered) in manifests(store, target)? {
+        match platform.rank(&offered) {
+            Some(rank) => candidates.push((rank, descriptor)),
+            None => drop(others.insert(offered.to_string())),
+        }
+    }
     // The first of the best: order in an index is preference.
     let mut best: Option<(u32, Descriptor)> = None;
     for (rank, descriptor) in candidates {
@@ -165,20 +158,13 @@ pub fn describe(store: &dyn ContentStore, digest: &Digest) -> Result<Descriptor>
 /// The platforms of an image whose manifests are in the store.
 pub fn platforms(store: &dyn ContentStore, target: &Descriptor) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut budget = Budget(DOCUMENTS);
-    collect(
-        store,
-        target,
-        DEPTH,
-        &mut budget,
-        &mut |descriptor, offered| {
-            let text = offered.to_string();
-            let there = digest_of(descriptor).is_ok_and(|digest| store.info(&digest).is_ok());
-            if there && !found.contains(&text) {
-                found.push(text);
-            }
-        },
-    )?;
+    for (descriptor, offered) in manifests(store, target)? {
+        let text = offered.to_string();
+        let there = digest_of(&descriptor).is_ok_and(|digest| store.info(&digest).is_ok());
+        if there && !found.contains(&text) {
+            found.push(text);
+        }
+    }
     Ok(found)
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::record::ImageRecord;
+use containerkit::record::{DriverStamp, ImageRecord};
 use containerkit::value::all_pages;
 use containerkit::{
     ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey,
@@ -84,16 +84,7 @@ fn import(
     let now = Timestamp::now();
     let mut records = Vec::new();
     for (name, target) in named {
-        records.push(ImageRecord {
-            name,
-            digest: target.digest().to_string().parse()?,
-            media_type: target.media_type().to_string(),
-            size: target.size(),
-            content: store.stamp.instance.clone(),
-            labels: Labels::new(),
-            created: now,
-            updated: now,
-        });
+        records.push(new_record(name, &target, &store.stamp, now)?);
     }
     if unpack_too {
         for record in &records {
@@ -122,6 +113,25 @@ fn import(
         output::print_json(&report)?;
     }
     Ok(Outcome::Success)
+}
+
+/// The record of a name for what is in a content store.
+pub(crate) fn new_record(
+    name: Reference,
+    target: &Descriptor,
+    content: &DriverStamp,
+    now: Timestamp,
+) -> Result<ImageRecord> {
+    Ok(ImageRecord {
+        name,
+        digest: target.digest().to_string().parse()?,
+        media_type: target.media_type().to_string(),
+        size: target.size(),
+        content: content.instance.clone(),
+        labels: Labels::new(),
+        created: now,
+        updated: now,
+    })
 }
 
 /// The name to record for each image of an archive.

@@ -6,9 +6,7 @@ use containerkit::container::Containers;
 use containerkit::kit::Opened;
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::record::{ContainerRecord, ImageRecord};
-use containerkit::{
-    ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, Timestamp,
-};
+use containerkit::{ContentStore, Context, Error, ErrorKind, Mount, Reference, Result, Timestamp};
 use containerkit_image::diff::{Trees, on_snapshot};
 use containerkit_image::pack::{ConfigChanges, Packed, index};
 use containerkit_image::{Image, PackOptions, pack as pack_image};
@@ -18,6 +16,7 @@ use crate::Outcome;
 use crate::app::{App, descriptor, existing_dir, split_pair};
 use crate::args::pack::{IndexArgs, PackArgs};
 use crate::cmd::diff::{check_still, of_container, snapshotter};
+use crate::cmd::image::new_record;
 use crate::cmd::lifecycle::find;
 use crate::cmd::run::containers;
 use crate::output::{self, Format};
@@ -51,17 +50,8 @@ fn record(
     target: &Descriptor,
     store: &Opened<dyn ContentStore>,
 ) -> Result<Outcome> {
-    let now = Timestamp::now();
-    let record = app.records()?.put_image(&ImageRecord {
-        name,
-        digest: target.digest().to_string().parse()?,
-        media_type: target.media_type().to_string(),
-        size: target.size(),
-        content: store.stamp.instance.clone(),
-        labels: Labels::new(),
-        created: now,
-        updated: now,
-    })?;
+    let record = new_record(name, target, &store.stamp, Timestamp::now())?;
+    let record = app.records()?.put_image(&record)?;
     match app.format {
         Format::Json => {
             output::print_json(&json!({ "name": record.name, "digest": record.digest }))?;

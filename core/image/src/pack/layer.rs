@@ -197,7 +197,7 @@ impl Encoder {
             Encoder::Zstd(encoder) => encoder.finish(),
         };
         let inner = blob.and_then(|blob| blob.into_inner().map_err(|error| error.into_error()));
-        inner.map_err(|error| crate::layer::writer::failed(error))
+        inner.map_err(crate::layer::writer::failed)
     }
 
     fn stream(&mut self) -> &mut dyn Write {
