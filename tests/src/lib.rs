@@ -5,6 +5,7 @@
 pub mod fixtures;
 pub mod image;
 pub mod kit;
+pub mod made;
 pub mod steps;
 pub mod stores;
 pub mod user;
