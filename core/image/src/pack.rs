@@ -3,7 +3,7 @@
 //! that says how to run it and what made it.
 //!
 //! The same tree, base and wishes make the same blobs, byte for byte, when
-//! [`PackOptions::epoch`] is given: JSON with its keys in order, gzip and zstd
+//! [`DiffOptions::epoch`] is given: JSON with its keys in order, gzip and zstd
 //! by one thread and without a name or time in them. Without an epoch the time
 //! of packing is in config and history.
 //!
