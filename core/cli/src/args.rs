@@ -72,6 +72,13 @@ pub(crate) enum Command {
     Stop(container::StopArgs),
     /// Send a signal to containers
     Kill(container::KillArgs),
+    /// Freeze containers
+    Pause(container::Ids),
+    /// Let frozen containers go on
+    #[command(visible_alias = "unpause")]
+    Resume(container::Ids),
+    /// Change limits of containers that live
+    Update(Box<container::UpdateArgs>),
     /// Wait for the end of containers and print their statuses
     Wait(container::Ids),
     /// List containers

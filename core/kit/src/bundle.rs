@@ -19,7 +19,8 @@ use crate::lock::{FileLock, Wait};
 /// A `config.json` larger than this is refused.
 pub const CONFIG_LIMIT: u64 = 4 << 20;
 
-const CONFIG: &str = "config.json";
+/// The name of the spec in a bundle.
+pub(crate) const CONFIG: &str = "config.json";
 const ROOTFS: &str = "rootfs";
 const LOCK: &str = "lock";
 
@@ -49,17 +50,7 @@ impl Bundle {
         for file in files {
             check_name(&file.path)?;
         }
-        let config = serde_json::to_vec(spec)
-            .map_err(|error| Error::internal("the spec cannot be written").with_source(error))?;
-        if config.len() as u64 > CONFIG_LIMIT {
-            return Err(Error::new(
-                ErrorKind::ResourceExhausted,
-                format!(
-                    "the container's config.json would have {} bytes, more than the {CONFIG_LIMIT} allowed",
-                    config.len()
-                ),
-            ));
-        }
+        let config = encode(spec)?;
         if path.join(CONFIG).symlink_metadata().is_ok() {
             return Err(Error::already_exists(format!(
                 "bundle {} exists already",
@@ -117,6 +108,26 @@ impl Bundle {
     fn what(&self) -> String {
         format!("bundle {}", quote(&self.path.to_string_lossy()))
     }
+}
+
+/// Replaces the spec of the bundle in `dir`, whole or not at all.
+pub(crate) fn replace_spec(dir: &Path, spec: &Spec, durability: Durability) -> Result<()> {
+    write_atomic(&dir.join(CONFIG), &encode(spec)?, 0o600, durability)
+}
+
+fn encode(spec: &Spec) -> Result<Vec<u8>> {
+    let config = serde_json::to_vec(spec)
+        .map_err(|error| Error::internal("the spec cannot be written").with_source(error))?;
+    if config.len() as u64 > CONFIG_LIMIT {
+        return Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!(
+                "the container's config.json would have {} bytes, more than the {CONFIG_LIMIT} allowed",
+                config.len()
+            ),
+        ));
+    }
+    Ok(config)
 }
 
 /// Reads an OCI runtime spec from a file: at most [`CONFIG_LIMIT`] bytes, and

@@ -13,6 +13,7 @@
 //! | [`peer`], [`ask`] | clients at the socket, and what they ask for |
 //! | [`exec`], [`reap`] | further processes; the ends of all |
 //! | [`console`] | receiving a terminal |
+//! | [`oom`] | tells of kills for lack of memory |
 //! | [`driver`] | loading the runtime driver |
 //! | [`logger`], [`sys`] | `shim.log`; fork |
 //!
@@ -26,6 +27,7 @@ mod exec;
 mod flow;
 mod guard;
 mod logger;
+mod oom;
 mod peer;
 mod reap;
 mod sink;

@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::MountPropagationFlags;
 
 use crate::guard::{Held, farewell, planned_cgroups, tell};
+use crate::oom::Oom;
 use crate::peer::Peer;
 use crate::reap::adopt;
 use crate::streams::Streams;
@@ -120,6 +121,8 @@ struct Container {
     record: InitRecord,
     streams: Streams,
     listener: Listener,
+    /// Its own cgroups, where memory is counted.
+    cgroups: Vec<PathBuf>,
 }
 
 impl Container {
@@ -143,6 +146,12 @@ impl Container {
             }
         };
         adopt(&process);
+        let own = own_cgroups(process.pid).unwrap_or_default();
+        // One that has ended is in none.
+        let cgroups = match own.is_empty() {
+            true => planned_cgroups(request).unwrap_or_default(),
+            false => own.clone(),
+        };
         let record = InitRecord {
             version: PROTOCOL,
             process: ProcessIdentity {
@@ -150,8 +159,7 @@ impl Container {
                 start_time: process.start_time,
                 boot_id: boot_id()?,
             },
-            // One that has ended is in none.
-            cgroups: own_cgroups(process.pid).unwrap_or_default(),
+            cgroups: own,
             at: Timestamp::now(),
         };
         let connected =
@@ -172,6 +180,7 @@ impl Container {
             record,
             streams,
             listener,
+            cgroups,
         })
     }
 
@@ -185,14 +194,15 @@ impl Container {
         attached: Option<Channel>,
     ) {
         let (init, streams, listener) = (&self.process, self.streams, self.listener);
-        let watched = Watch::new(request, runtime, held, init, streams, listener);
+        let oom = Oom::watch(request, self.cgroups);
+        let watched = Watch::new(request, runtime, held, init, streams, listener, oom);
         let ended = watched.and_then(|mut watch| {
             if let Some(channel) = attached {
                 watch.welcome(Peer::new(channel));
             }
             watch.run().map(|exit| (watch, exit))
         });
-        let (mut watch, exit) = match ended {
+        let (mut watch, mut exit) = match ended {
             Ok(ended) => ended,
             // The guard ends it in order.
             Err(error) => {
@@ -200,6 +210,7 @@ impl Container {
                 std::process::exit(1);
             }
         };
+        exit.oom_killed = watch.oom.finish();
         // An init without a pid namespace of its own leaves others behind.
         if let Err(error) = kill_cgroups(&self.record.cgroups, PATIENCE) {
             log::error!("{error}");

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::exec::Execs;
 use crate::flow::{Flow, Owner, Read};
 use crate::guard::{Held, tell};
+use crate::oom::Oom;
 use crate::peer::{Peer, Typed};
 use crate::reap::{reap, reap_strangers};
 use crate::streams::Streams;
@@ -40,6 +41,7 @@ pub(crate) struct Watch<'a> {
     pub(crate) init: &'a StartedProcess,
     signals: SignalFd,
     listener: Option<Listener>,
+    pub(crate) oom: Oom,
     /// Whether the launching client is there.
     launcher: bool,
     buffer: Box<[u8]>,
@@ -66,6 +68,8 @@ enum Place {
     Peer(usize),
     /// A further process ended.
     Exec(usize),
+    /// The kernel may have killed one for lack of memory.
+    Oom,
 }
 
 impl<'a> Watch<'a> {
@@ -76,6 +80,7 @@ impl<'a> Watch<'a> {
         init: &'a StartedProcess,
         streams: Streams,
         listener: Listener,
+        oom: Oom,
     ) -> Result<Watch<'a>> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Watch {
@@ -88,6 +93,7 @@ impl<'a> Watch<'a> {
             init,
             signals: SignalFd::with_flags(&signals(), flags).io_context(|| "receive signals")?,
             listener: Some(listener),
+            oom,
             launcher: true,
             buffer: vec![0; CHUNK].into_boxed_slice(),
         })
@@ -136,6 +142,7 @@ impl<'a> Watch<'a> {
         if self.launcher {
             all.push(input(Place::Launcher, self.held.channel.as_fd()));
         }
+        all.extend(self.oom.fds().map(|fd| input(Place::Oom, fd)));
         if let Some(listener) = self.listener.as_ref().filter(|_| self.peers.len() < MOST) {
             all.push(input(Place::Listener, listener.as_fd()));
         }
@@ -183,6 +190,7 @@ impl<'a> Watch<'a> {
     fn act(&mut self, place: Place) {
         match place {
             Place::Init => {}
+            Place::Oom => self.oom.look(),
             Place::Signals => {
                 self.forward();
                 self.reap_strangers();

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::options::RunArgs;
+use super::options::{LimitArgs, RunArgs};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -150,6 +150,15 @@ pub(crate) struct DeleteArgs {
     /// Kill what still runs; what is gone already is fine
     #[arg(short, long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) which: Ids,
+}
+
+/// `update`.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) which: Ids,
 }

@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
     /// A whole OCI runtime spec instead of the flags that make one
-    #[arg(long, value_name = "FILE", conflicts_with = "SpecArgs")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["SpecArgs", "LimitArgs"])]
     pub(crate) spec: Option<PathBuf>,
     /// Write the container's id to a new file
     #[arg(long, value_name = "FILE")]
@@ -118,30 +118,8 @@ pub(crate) struct SpecArgs {
     /// Rule of the device cgroup: 'c 10:200 rwm'
     #[arg(long, value_name = "RULE")]
     pub(crate) device_cgroup_rule: Vec<String>,
-    /// Memory limit: bytes, or with k, m, g
-    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub(crate) memory: Option<String>,
-    /// Limit of memory and swap together; -1 for any swap [default: twice the memory]
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub(crate) memory_swap: Option<String>,
-    /// What the container is shrunk to when the host is short of memory
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub(crate) memory_reservation: Option<String>,
-    /// CPUs, such as 1.5
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) cpus: Option<String>,
-    /// Weight against other containers, 2 to 262144
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) cpu_shares: Option<String>,
-    /// CPUs that may be used: 0-3,5
-    #[arg(long, value_name = "LIST", allow_negative_numbers = true)]
-    pub(crate) cpuset_cpus: Option<String>,
-    /// Memory nodes that may be used: 0-1
-    #[arg(long, value_name = "LIST", allow_negative_numbers = true)]
-    pub(crate) cpuset_mems: Option<String>,
-    /// Limit of tasks; -1 for none
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) pids_limit: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// How willingly the kernel kills it, -1000 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) oom_score_adj: Option<String>,
@@ -218,4 +196,33 @@ pub(crate) struct SpecArgs {
         allow_negative_numbers = true
     )]
     pub(crate) gidmap: Vec<String>,
+}
+
+/// Limits of the container's cgroup, at its start or while it lives.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// Memory limit: bytes, or with k, m, g
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory: Option<String>,
+    /// Limit of memory and swap together; -1 for any swap [default: twice the memory]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory_swap: Option<String>,
+    /// What the container is shrunk to when the host is short of memory
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory_reservation: Option<String>,
+    /// CPUs, such as 1.5
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) cpus: Option<String>,
+    /// Weight against other containers, 2 to 262144
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) cpu_shares: Option<String>,
+    /// CPUs that may be used: 0-3,5
+    #[arg(long, value_name = "LIST", allow_negative_numbers = true)]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used: 0-1
+    #[arg(long, value_name = "LIST", allow_negative_numbers = true)]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Limit of tasks; -1 for none
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) pids_limit: Option<String>,
 }

@@ -185,6 +185,7 @@ fn document(containers: &Containers, record: &ContainerRecord) -> Result<Value> 
     let spec = containers.spec(&record.id).ok();
     let settings = containers.settings(&record.id).ok();
     document["exit"] = json!(status.exit);
+    document["oom_killed"] = json!(containers.oom_killed(record, &status)?);
     document["bundle"] = json!(containers.bundle_dir(&record.id));
     document["snapshot"] = json!(record.snapshot);
     document["mounts"] = json!(

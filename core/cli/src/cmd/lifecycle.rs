@@ -1,4 +1,4 @@
-//! `start`, `stop`, `kill`, `wait`, `delete`.
+//! `stop`, `kill`, `pause`, `resume`, `update`, `wait`, `delete`.
 
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::app::App;
-use crate::args::container::{DeleteArgs, Ids, KillArgs, StopArgs};
+use crate::args::container::{DeleteArgs, Ids, KillArgs, StopArgs, UpdateArgs};
 use crate::cmd::each::{all, each};
 use crate::cmd::foreground::Signals;
+use crate::cmd::options;
 use crate::cmd::run::containers;
 use crate::output::{self, Format};
 
@@ -34,6 +35,28 @@ pub(crate) fn kill(app: &App, args: KillArgs) -> Result<Outcome> {
     let containers = containers(app)?;
     each(app, &args.which.ids, |id| {
         containers.kill(&find(&containers, id)?, number)
+    })
+}
+
+pub(crate) fn pause(app: &App, which: Ids) -> Result<Outcome> {
+    let containers = containers(app)?;
+    each(app, &which.ids, |id| {
+        containers.pause(&find(&containers, id)?)
+    })
+}
+
+pub(crate) fn resume(app: &App, which: Ids) -> Result<Outcome> {
+    let containers = containers(app)?;
+    each(app, &which.ids, |id| {
+        containers.resume(&find(&containers, id)?)
+    })
+}
+
+pub(crate) fn update(app: &App, args: UpdateArgs) -> Result<Outcome> {
+    let limits = options::limits(&args.limits)?;
+    let containers = containers(app)?;
+    each(app, &args.which.ids, |id| {
+        containers.update(&find(&containers, id)?, &limits)
     })
 }
 

@@ -13,7 +13,7 @@ use containerkit::spec::{
 use containerkit::{Error, ErrorKind, Labels, Result};
 
 use crate::app::{existing_dir, split_pair};
-use crate::args::options::{Pull, RunArgs, SpecArgs};
+use crate::args::options::{LimitArgs, Pull, RunArgs, SpecArgs};
 
 /// Where the root file system comes from.
 pub(crate) enum Source<'a> {
@@ -93,7 +93,7 @@ pub(crate) fn spec_request(
     process(make, &mut request)?;
     files(make, &mut request)?;
     names(make, &mut request)?;
-    request.limits = limits(make)?;
+    request.limits = limits(&make.limits)?;
     request.ulimits = each("--ulimit", &make.ulimit, parse::parse_ulimit)?;
     let security = each("--security-opt", &make.security_opt, parse::parse_security)?;
     request.security = security.into_iter().flatten().collect();
@@ -176,7 +176,8 @@ fn names(make: &SpecArgs, request: &mut SpecRequest) -> Result<()> {
     Ok(())
 }
 
-fn limits(make: &SpecArgs) -> Result<Limits> {
+/// The limits of a cgroup.
+pub(crate) fn limits(make: &LimitArgs) -> Result<Limits> {
     Ok(Limits {
         memory: one("--memory", &make.memory, parse::parse_memory)?,
         memory_swap: one("--memory-swap", &make.memory_swap, parse::parse_swap)?,

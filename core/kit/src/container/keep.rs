@@ -14,7 +14,7 @@ use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
 
 use super::Containers;
-use crate::bundle::{BundleFile, CONFIG_LIMIT};
+use crate::bundle::{BundleFile, CONFIG, CONFIG_LIMIT};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::fs::{self, Durability};
 use crate::ids::{ContainerId, InstanceName};
@@ -25,7 +25,6 @@ use crate::value::Timestamp;
 
 /// The version of these files.
 const VERSION: u32 = 1;
-const CONFIG: &str = "config.json";
 const RUN: &str = "run.json";
 const SETTINGS: &str = "start.json";
 const LIMIT: u64 = 64 << 10;
@@ -89,7 +88,7 @@ struct Run {
 }
 
 impl Containers {
-    fn kept_bundle(&self, id: &ContainerId) -> PathBuf {
+    pub(super) fn kept_bundle(&self, id: &ContainerId) -> PathBuf {
         self.root_dir(id).join("bundle")
     }
 

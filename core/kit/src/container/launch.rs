@@ -13,7 +13,7 @@ use crate::lock::{FileLock, Wait};
 use crate::logs::LogFiles;
 use crate::mount::Mount;
 use crate::record::{AfterExit, ContainerRecord, Lifetime};
-use crate::shim::{self, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::shim::{self, EventSource, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest};
 use crate::spec::{self, LogDriver};
 use crate::step::step;
 
@@ -171,6 +171,11 @@ impl Created {
             hold,
             state_dir: self.containers.state_dir(id),
             cleanup,
+            events: Some(EventSource {
+                state: self.containers.state.clone(),
+                name: self.record.name.clone(),
+                image: self.record.image.as_ref().map(ToString::to_string),
+            }),
             log_level: log::max_level().as_str().to_ascii_lowercase(),
         };
         step("container.launch");

@@ -13,6 +13,7 @@
 //! | `keep` | what of a durable one outlives a reboot |
 //! | `launch` | hand over to the shim, the first time or again |
 //! | `status` | what is true of a record now |
+//! | `freeze`, `update` | freeze and thaw it, change its limits |
 //! | `wait` | wait for its end, and ask for it |
 //! | `exec` | further processes, and its streams |
 //! | `exits` | how removed ones ended |
@@ -22,11 +23,13 @@
 mod create;
 mod exec;
 mod exits;
+mod freeze;
 mod keep;
 mod launch;
 mod remove;
 mod repair;
 mod status;
+mod update;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -36,8 +39,9 @@ use crate::error::Result;
 use crate::events::{Event, EventLog};
 use crate::fs;
 use crate::ids::ContainerId;
-use crate::kit::Drivers;
+use crate::kit::{Drivers, Opened};
 use crate::record::{ContainerRecord, Records};
+use crate::runtime::Runtime;
 
 pub use create::{Created, NewContainer, RootSource};
 pub use exec::Exec;
@@ -117,6 +121,17 @@ impl Containers {
     /// A container's cgroup below each hierarchy's mount point.
     fn cgroups_path(&self, id: &ContainerId) -> String {
         format!("/containerkit/{id}")
+    }
+
+    /// The runtime that a container was made with.
+    fn runtime(&self, record: &ContainerRecord) -> Result<Opened<dyn Runtime>> {
+        let instance = &record.runtime.instance;
+        self.drivers.runtime(Some(instance)).map_err(|error| {
+            error.context(format!(
+                "container {} was made with runtime {instance}",
+                record.name
+            ))
+        })
     }
 
     fn lock_path(&self, id: &ContainerId) -> PathBuf {

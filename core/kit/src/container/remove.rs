@@ -187,16 +187,7 @@ impl Containers {
 
     /// Nobody is in charge and the runtime may know the container.
     fn delete_from_runtime(&self, record: &ContainerRecord) -> Result<()> {
-        let runtime = self
-            .drivers
-            .runtime(Some(&record.runtime.instance))
-            .map_err(|error| {
-                error.context(format!(
-                    "container {} was made with runtime {}",
-                    record.name, record.runtime.instance
-                ))
-            })?;
-        runtime.delete(&record.id, DeleteMode::Force)
+        self.runtime(record)?.delete(&record.id, DeleteMode::Force)
     }
 }
 

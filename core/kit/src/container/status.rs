@@ -3,14 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::Containers;
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, Result};
 use crate::lock::{self, FileLock, Wait};
 use crate::process::ProcessIdentity;
 use crate::record::{ContainerRecord, Lifetime};
 use crate::shim::{self, ExitRecord};
-
-/// The file in a container's state folder while it is frozen.
-const PAUSED: &str = "paused";
+use crate::stats::oom_kills;
 
 /// One word for a container's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +87,15 @@ impl Containers {
         Ok(found.unwrap_or_else(|| Status::new(StatusName::Unknown)))
     }
 
+    /// Whether the kernel has killed a process of this run for lack of memory.
+    pub fn oom_killed(&self, record: &ContainerRecord, status: &Status) -> Result<bool> {
+        if let Some(exit) = &status.exit {
+            return Ok(exit.oom_killed);
+        }
+        let init = shim::read_init(&self.state_dir(&record.id))?;
+        Ok(init.is_some_and(|init| oom_kills(&init.cgroups) > 0))
+    }
+
     /// `None`: there was or is a process, and nobody is in charge of it.
     fn observe(&self, record: &ContainerRecord) -> Result<Option<Status>> {
         let dir = self.state_dir(&record.id);
@@ -100,12 +107,12 @@ impl Containers {
         if held {
             return Ok(Some(match shim::read_init(&dir)? {
                 Some(init) => Status {
+                    name: match shim::is_frozen(&init.cgroups) {
+                        true => StatusName::Paused,
+                        false => StatusName::Running,
+                    },
                     init: Some(init.process),
-                    ..Status::new(if dir.join(PAUSED).exists() {
-                        StatusName::Paused
-                    } else {
-                        StatusName::Running
-                    })
+                    exit: None,
                 },
                 None => self.at_rest(record)?,
             }));
@@ -131,24 +138,6 @@ impl Containers {
         } else {
             StatusName::Unknown
         }))
-    }
-
-    /// Thaws a container past its runtime, so that a signal reaches it.
-    pub(super) fn thaw(&self, record: &ContainerRecord) -> Result<()> {
-        let dir = self.state_dir(&record.id);
-        if let Some(init) = shim::read_init(&dir)? {
-            for cgroup in &init.cgroups {
-                for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-                    let path = cgroup.join(file);
-                    if path.exists() {
-                        std::fs::write(&path, word)
-                            .io_context(|| format!("write {}", path.display()))?;
-                    }
-                }
-            }
-        }
-        let _ = std::fs::remove_file(dir.join(PAUSED));
-        Ok(())
     }
 
     /// Ends what a killed shim left of a container and records its exit;

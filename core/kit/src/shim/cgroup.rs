@@ -212,6 +212,17 @@ pub fn remove_cgroups(cgroups: &[PathBuf]) {
     }
 }
 
+/// Whether the processes of a container's own cgroups are frozen, on either
+/// version. One without a cgroup that can freeze never is.
+pub fn is_frozen(cgroups: &[PathBuf]) -> bool {
+    let read = |folder: &Path, file| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+    cgroups.iter().any(|folder| {
+        let frozen = read(folder, "cgroup.events");
+        frozen.lines().any(|line| line == "frozen 1")
+            || matches!(read(folder, "freezer.state").trim(), "FROZEN" | "FREEZING")
+    })
+}
+
 fn kill_once(folder: &Path) {
     if std::fs::write(folder.join("cgroup.kill"), "1").is_ok() {
         return;

@@ -81,14 +81,14 @@ mod socket;
 mod state;
 mod talk;
 
-pub use cgroup::{cgroups_at, kill_cgroups, own_cgroups, remove_cgroups};
+pub use cgroup::{cgroups_at, is_frozen, kill_cgroups, own_cgroups, remove_cgroups};
 pub use channel::{Channel, PACKET_LIMIT};
 pub use client::{Heard, Shim, Started};
 pub use execs::{ExecRecord, end_execs, read_exec, read_execs, remove_exec, write_exec};
 pub use link::{Attached, ExecStreams, Input, Link, StartedExec};
 pub use message::{Hello, ToClient, ToShim, WireError};
 pub use recover::{kill_remains, recover};
-pub use request::{Hold, PROTOCOL, RuntimeRef, ShimRequest, read_request, unseal};
+pub use request::{EventSource, Hold, PROTOCOL, RuntimeRef, ShimRequest, read_request, unseal};
 pub use socket::{Listener, listen};
 pub use state::{
     ExitRecord, ExitSource, InitRecord, Intent, LOG, clear, read_exit, read_init, read_intent,

@@ -11,6 +11,7 @@ use super::execs::end_execs;
 use super::state::{ExitRecord, InitRecord, Intent, read_exit, read_init, read_intent, write_exit};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::process::Stat;
+use crate::stats::oom_kills;
 
 /// SIGKILL is quick; what outlives this hangs in the kernel.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The caller holds the container's lock, so that there is no shim.
 pub fn recover(state_dir: &Path) -> Result<Option<ExitRecord>> {
     let init = read_init(state_dir)?;
-    let mut was_alive = false;
+    let (mut was_alive, mut oom_killed) = (false, false);
     if let Some(init) = &init {
+        oom_killed = oom_kills(&init.cgroups) > 0;
         was_alive = kill_remains(init)?;
         remove_cgroups(&init.cgroups);
     }
@@ -39,11 +41,11 @@ pub fn recover(state_dir: &Path) -> Result<Option<ExitRecord>> {
     if init.is_none() && !state_dir.join("init.json").exists() {
         return Ok(None);
     }
-    let exit = if was_alive {
-        ExitRecord::inferred()
-    } else {
-        ExitRecord::unknown()
+    let mut exit = match was_alive {
+        true => ExitRecord::inferred(),
+        false => ExitRecord::unknown(),
     };
+    exit.oom_killed = oom_killed;
     write_exit(state_dir, exit).map(Some)
 }
 

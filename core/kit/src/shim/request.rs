@@ -56,6 +56,18 @@ pub struct Hold {
     pub log: Option<LogFiles>,
 }
 
+/// What a shim tells events with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventSource {
+    /// The kit's `state` folder, absolute.
+    pub state: PathBuf,
+    /// The container's name.
+    pub name: ContainerId,
+    /// Its image.
+    #[serde(default)]
+    pub image: Option<String>,
+}
+
 /// One container to supervise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShimRequest {
@@ -84,6 +96,9 @@ pub struct ShimRequest {
     /// Empty: nothing.
     #[serde(default)]
     pub cleanup: Vec<String>,
+    /// How events are told; without it they are not.
+    #[serde(default)]
+    pub events: Option<EventSource>,
     /// `error`, `warn`, `info`, `debug` or `trace`: what goes to `shim.log`;
     /// warnings and errors when empty.
     #[serde(default)]
@@ -228,6 +243,7 @@ pub(super) mod tests {
             hold: None,
             state_dir: "/s/a".into(),
             cleanup: Vec::new(),
+            events: None,
             log_level: String::new(),
         }
     }

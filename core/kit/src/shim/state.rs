@@ -86,6 +86,9 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// How that was learned.
     pub source: ExitSource,
+    /// Whether the kernel killed one of its processes for lack of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// When.
     pub at: Timestamp,
 }
@@ -97,6 +100,7 @@ impl ExitRecord {
             code,
             signal,
             source,
+            oom_killed: false,
             at: Timestamp::now(),
         }
     }

@@ -100,6 +100,7 @@ impl World {
                 hold: None,
                 state_dir,
                 cleanup: Vec::new(),
+                events: None,
                 log_level: "info".into(),
             },
             dir,
