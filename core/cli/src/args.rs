@@ -79,6 +79,10 @@ pub(crate) enum Command {
     Resume(container::Ids),
     /// Change limits of containers that live
     Update(Box<container::UpdateArgs>),
+    /// Save the processes of a container in a folder
+    Checkpoint(container::CheckpointArgs),
+    /// Start a container from its saved processes
+    Restore(container::SavedArgs),
     /// Wait for the end of containers and print their statuses
     Wait(container::Ids),
     /// List containers

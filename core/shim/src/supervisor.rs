@@ -137,7 +137,12 @@ impl Container {
         let listener = Listener::new(&request.state_dir)?;
         write_intent(&request.state_dir, &Intent::new()?)?;
         let bundle = request.bundle.clone();
-        let process = match runtime.run(&request.id, CreateRequest { bundle, stdio }) {
+        let create = CreateRequest { bundle, stdio };
+        let made = match &request.restore {
+            Some(saved) => runtime.restore(&request.id, create, saved),
+            None => runtime.run(&request.id, create),
+        };
+        let process = match made {
             Ok(process) => process,
             Err(error) => {
                 streams.log_failure();

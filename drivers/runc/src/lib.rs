@@ -10,6 +10,7 @@
 mod advice;
 mod call;
 mod cgroup;
+mod checkpoint;
 mod command;
 mod delete;
 mod ended;
@@ -41,6 +42,8 @@ pub struct Runc {
     /// Locks of containers being made.
     locks: PathBuf,
     inits: Inits,
+    /// Why processes cannot be saved, when they cannot.
+    lacks_criu: Option<String>,
 }
 
 impl Driver for Runc {
@@ -68,9 +71,11 @@ impl Driver for Runc {
             std::fs::canonicalize(&options.binary).unwrap_or_else(|_| options.binary.clone());
         let calls = context.state.join("calls");
         scratch::sweep(&calls);
+        let is_runc = name(&real).starts_with("runc");
         Ok(Runc {
             program,
-            is_runc: name(&real).starts_with("runc"),
+            is_runc,
+            lacks_criu: checkpoint::lack(&options, is_runc),
             calls,
             locks: context.state.join("locks"),
             inits: Inits::new(context.state.join("inits")),

@@ -1,5 +1,6 @@
 //! Making containers: `create` and `run`, and what a failed one leaves.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -16,12 +17,13 @@ const CONFIG_LIMIT: u64 = 16 << 20;
 /// The longest path of a unix socket.
 const SOCKET_LIMIT: usize = 107;
 impl Runc {
-    /// `create` and `run`. A failure leaves no container behind.
+    /// `create`, `run` and `restore`, with further arguments. A failure leaves no container behind.
     pub(crate) fn make(
         &self,
         verb: &'static str,
         id: &ContainerId,
         request: CreateRequest,
+        more: Vec<OsString>,
     ) -> Result<StartedProcess> {
         check_stdio(&request.stdio, terminal_of(&request.bundle)?)?;
         fs::ensure_dir(&self.locks, 0o700)?;
@@ -32,7 +34,7 @@ impl Runc {
             &format!("container {id}"),
             Wait::No,
         )?;
-        let result = self.make_locked(verb, id, request);
+        let result = self.make_locked(verb, id, request, more);
         let _ = lock.remove();
         result
     }
@@ -42,6 +44,7 @@ impl Runc {
         verb: &'static str,
         id: &ContainerId,
         request: CreateRequest,
+        more: Vec<OsString>,
     ) -> Result<StartedProcess> {
         fs::ensure_dir(&self.options.root, 0o700)?;
         if self.has_folder(id) {
@@ -54,11 +57,11 @@ impl Runc {
             }
         }
         let scratch = Scratch::new(&self.calls)?;
-        let args = vec!["--bundle".into(), request.bundle.into_os_string()];
-        let args = match verb {
-            "run" => [vec!["--detach".into()], args].concat(),
-            _ => args,
-        };
+        let mut args = vec!["--bundle".into(), request.bundle.into_os_string()];
+        if verb != "create" {
+            args.push("--detach".into());
+        }
+        args.extend(more);
         let made = self
             .launch(verb, id, args, request.stdio, &scratch)
             .and_then(|output| {

@@ -140,7 +140,8 @@ fn find(binary: &str, search: OsString) -> Result<PathBuf> {
         })
 }
 
-fn executable(path: &Path) -> bool {
+/// Whether a path is a program's.
+pub(crate) fn executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }

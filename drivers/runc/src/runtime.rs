@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use containerkit::oci_spec::runtime::LinuxResources;
 use containerkit::runtime::{
-    CreateRequest, DeleteMode, ExecRequest, KillScope, ProcessEntry, RuntimeCapabilities,
-    RuntimeInfo, RuntimeState, RuntimeStatus, StartedProcess, Stats,
+    CheckpointRequest, CreateRequest, DeleteMode, ExecRequest, KillScope, ProcessEntry,
+    RuntimeCapabilities, RuntimeInfo, RuntimeState, RuntimeStatus, StartedProcess, Stats,
 };
 use containerkit::{ContainerId, Error, ErrorKind, IoContext, Result, Runtime, quote};
 
@@ -30,7 +30,7 @@ impl Runtime for Runc {
             pause: true,
             update: true,
             stats: self.is_runc,
-            checkpoint: false,
+            checkpoint: self.lacks_criu.is_none(),
         }
     }
 
@@ -68,16 +68,16 @@ impl Runtime for Runc {
     }
 
     fn create(&self, id: &ContainerId, request: CreateRequest) -> Result<StartedProcess> {
-        self.make("create", id, request)
+        self.make("create", id, request, Vec::new())
     }
 
     fn run(&self, id: &ContainerId, request: CreateRequest) -> Result<StartedProcess> {
         if self.is_runc {
-            return self.make("run", id, request);
+            return self.make("run", id, request, Vec::new());
         }
         // `crun run --detach` reaps an init that ends at once, and its exit
         // status is lost.
-        let process = self.make("create", id, request)?;
+        let process = self.make("create", id, request, Vec::new())?;
         if let Err(error) = self.start(id) {
             let _ = self.delete(id, DeleteMode::Force);
             return Err(error);
@@ -249,6 +249,19 @@ impl Runtime for Runc {
         self.call("update", id, args, OUTPUT_LIMIT).map(drop)
     }
 
+    fn checkpoint(&self, id: &ContainerId, request: &CheckpointRequest) -> Result<()> {
+        self.save(id, request)
+    }
+
+    fn restore(
+        &self,
+        id: &ContainerId,
+        request: CreateRequest,
+        checkpoint: &CheckpointRequest,
+    ) -> Result<StartedProcess> {
+        self.bring_back(id, request, checkpoint)
+    }
+
     fn stats(&self, id: &ContainerId) -> Result<Stats> {
         if !self.is_runc {
             return Err(Error::unimplemented("stats"));
@@ -299,7 +312,12 @@ impl Runc {
         Ok((!states.is_empty() || failures > 0).then_some(states))
     }
 
-    fn want(&self, id: &ContainerId, verb: &str, wanted: &[RuntimeStatus]) -> Result<()> {
+    pub(crate) fn want(
+        &self,
+        id: &ContainerId,
+        verb: &str,
+        wanted: &[RuntimeStatus],
+    ) -> Result<()> {
         let state = self.state(id)?;
         match wanted.contains(&state.status) {
             true => Ok(()),

@@ -1,5 +1,7 @@
 //! The commands on containers.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::options::{LimitArgs, RunArgs};
@@ -161,6 +163,38 @@ pub(crate) struct UpdateArgs {
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) which: Ids,
+}
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointArgs {
+    /// Let it run on
+    #[arg(long)]
+    pub(crate) leave_running: bool,
+    #[command(flatten)]
+    pub(crate) saved: SavedArgs,
+}
+
+/// What `checkpoint` and `restore` share.
+#[derive(Debug, Args)]
+pub(crate) struct SavedArgs {
+    /// With established TCP connections
+    #[arg(long)]
+    pub(crate) tcp_established: bool,
+    /// With unix sockets to the outside
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
+    /// With a terminal that is not its own
+    #[arg(long)]
+    pub(crate) shell_job: bool,
+    /// Folder of criu's logs [default: in the container's state]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_path: Option<PathBuf>,
+    /// Container name, id or unambiguous prefix
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Folder of the saved processes
+    pub(crate) dir: PathBuf,
 }
 
 /// `ps`.

@@ -2,6 +2,7 @@
 //! results into text or JSON.
 
 pub(crate) mod attach;
+pub(crate) mod checkpoint;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod content;

@@ -16,6 +16,7 @@ use crate::mount::{Access, Mount};
 use crate::process::ProcessIdentity;
 use crate::record::{AfterExit, ContainerRecord, DriverStamp, Lifetime};
 use crate::reference::Reference;
+use crate::runtime::CheckpointRequest;
 use crate::shim::RuntimeRef;
 use crate::spec::{self, LogOptions, SpecRequest};
 use crate::step::step;
@@ -79,6 +80,8 @@ pub struct Created {
     pub(super) lock: Option<FileLock>,
     pub(super) mounts: Vec<Mount>,
     pub(super) terminal: bool,
+    /// The saved processes to start from.
+    pub(super) restore: Option<CheckpointRequest>,
     pub(super) runtime: RuntimeRef,
     /// Its record. Its spec is in its bundle.
     pub record: ContainerRecord,
@@ -147,6 +150,7 @@ impl Containers {
             lock: None,
             mounts: Vec::new(),
             terminal: new.spec.terminal,
+            restore: None,
             record,
         };
         let check = || match interrupted() {

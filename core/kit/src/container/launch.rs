@@ -65,6 +65,7 @@ impl Containers {
             lock: Some(lock),
             mounts,
             terminal: settings.terminal,
+            restore: None,
             runtime,
             record,
         })
@@ -167,6 +168,7 @@ impl Created {
             bundle: self.containers.bundle_dir(id),
             mounts: self.mounts.clone(),
             runtime: self.runtime.clone(),
+            restore: self.restore.clone(),
             terminal: self.terminal,
             hold,
             state_dir: self.containers.state_dir(id),

@@ -14,12 +14,14 @@
 //! | `launch` | hand over to the shim, the first time or again |
 //! | `status` | what is true of a record now |
 //! | `freeze`, `update` | freeze and thaw it, change its limits |
+//! | `checkpoint` | save its processes, and start from saved ones |
 //! | `wait` | wait for its end, and ask for it |
 //! | `exec` | further processes, and its streams |
 //! | `exits` | how removed ones ended |
 //! | `remove` | end and forget, whatever the state |
 //! | `repair` | find and mend what killed processes left |
 
+mod checkpoint;
 mod create;
 mod exec;
 mod exits;

@@ -140,20 +140,30 @@ impl Containers {
             .is_none()
         {
             ended(self.kill(record, Signal::KILL.as_raw()))?;
-            let deadline = Instant::now() + KILL;
-            if self
-                .wait_until(record, Some(deadline), interrupted)?
-                .is_none()
-            {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "container {} does not die within {} s",
-                        record.name,
-                        KILL.as_secs()
-                    ),
-                ));
-            }
+        }
+        self.await_end(record, interrupted)
+    }
+
+    /// Waits for the end of a container that has no reason to live on, and of
+    /// its shim.
+    pub(super) fn await_end(
+        &self,
+        record: &ContainerRecord,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + KILL;
+        if self
+            .wait_until(record, Some(deadline), interrupted)?
+            .is_none()
+        {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "container {} does not end within {} s",
+                    record.name,
+                    KILL.as_secs()
+                ),
+            ));
         }
         self.after_end(record, &self.status(record)?)
     }

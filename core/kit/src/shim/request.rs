@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ids::{ContainerId, InstanceName};
 use crate::logs::LogFiles;
 use crate::mount::Mount;
+use crate::runtime::CheckpointRequest;
 
 /// The version of protocol, request and state files that this code speaks.
 pub const PROTOCOL: u32 = 1;
@@ -83,6 +84,10 @@ pub struct ShimRequest {
     pub mounts: Vec<Mount>,
     /// The runtime driver.
     pub runtime: RuntimeRef,
+    /// The saved processes that the init is made from, when it is not begun
+    /// anew.
+    #[serde(default)]
+    pub restore: Option<CheckpointRequest>,
     /// Whether the init has a terminal; the same as in `config.json`.
     pub terminal: bool,
     /// Whether the shim stands between the init and its streams. Without it
@@ -239,6 +244,7 @@ pub(super) mod tests {
                 options: Map::new(),
                 call_timeout: None,
             },
+            restore: None,
             terminal: false,
             hold: None,
             state_dir: "/s/a".into(),

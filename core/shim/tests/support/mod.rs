@@ -101,6 +101,7 @@ impl World {
                 state_dir,
                 cleanup: Vec::new(),
                 events: None,
+                restore: None,
                 log_level: "info".into(),
             },
             dir,
