@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Resume(container::Ids),
     /// Change limits of containers that live
     Update(Box<container::UpdateArgs>),
+    /// Copy files between containers and the host
+    Cp(container::CopyArgs),
     /// Save the processes of a container in a folder
     Checkpoint(container::CheckpointArgs),
     /// Start a container from its saved processes

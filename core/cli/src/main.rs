@@ -93,6 +93,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Pause(which) => cmd::lifecycle::pause(&app, which),
                 Command::Resume(which) => cmd::lifecycle::resume(&app, which),
                 Command::Update(args) => cmd::lifecycle::update(&app, *args),
+                Command::Cp(args) => cmd::copy::copy(&app, args),
                 Command::Checkpoint(args) => cmd::checkpoint::checkpoint(&app, args),
                 Command::Restore(args) => cmd::checkpoint::restore(&app, args),
                 Command::Wait(which) => cmd::lifecycle::wait(&app, which),

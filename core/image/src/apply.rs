@@ -22,6 +22,7 @@ use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use containerkit::idmap::IdMapping;
 use containerkit::{Context as _, Error, ErrorKind, IoContext, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -47,6 +48,9 @@ pub enum WhiteoutForm {
     /// such as a mounted snapshot.
     #[default]
     Remove,
+    /// There are none: the archive is no layer, every name means itself, and
+    /// what is there is replaced by its own kind only.
+    Plain,
     /// It is recorded in overlay's on-disk form: the root is an upper folder
     /// that holds nothing but this layer. A character device 0/0 hides a
     /// name, `trusted.overlay.opaque` everything below a folder.
@@ -60,6 +64,12 @@ pub struct ApplyOptions {
     pub whiteouts: WhiteoutForm,
     /// What the layer may cost.
     pub limits: Limits,
+    /// The folder of the root that the entries are in: a path from it, its
+    /// symlinks followed in the root. Of a layer the root itself.
+    pub folder: Vec<u8>,
+    /// The tree belongs to mapped users, and the archive has their ids as they
+    /// are in the container. Of a layer none.
+    pub mapping: Option<IdMapping>,
 }
 
 /// What was applied.
@@ -110,6 +120,7 @@ fn run(
     let mut extractor = match Tree::new(root, options.whiteouts, below) {
         Ok(tree) => Extractor {
             tree,
+            options,
             form: options.whiteouts,
             buffer: vec![0; 256 << 10],
         },
@@ -121,6 +132,7 @@ fn run(
 
 struct Extractor<'a> {
     tree: Tree<'a>,
+    options: &'a ApplyOptions,
     form: WhiteoutForm,
     buffer: Vec<u8>,
 }
@@ -164,7 +176,9 @@ pub(crate) fn c_name(name: &[u8]) -> Result<CString> {
 
 impl Extractor<'_> {
     fn all(&mut self, mut reader: Reader<&mut dyn Read>) -> Result<Applied> {
-        while let Some(entry) = reader.next()? {
+        while let Some(mut entry) = reader.next()? {
+            self.map_owner(&mut entry)
+                .context(|| format!("entry {}", show(&entry.path)))?;
             self.entry(&entry, &mut reader)
                 .context(|| format!("entry {}", show(&entry.path)))?;
         }
@@ -176,14 +190,36 @@ impl Extractor<'_> {
         })
     }
 
+    fn map_owner(&self, entry: &mut Entry) -> Result<()> {
+        let Some(mapping) = &self.options.mapping else {
+            return Ok(());
+        };
+        let unmapped = |what: &str, id: u32| {
+            Error::invalid(format!(
+                "its {what} {id} is none of the container's mapped ones"
+            ))
+        };
+        let (uid, gid) = (entry.uid, entry.gid);
+        entry.uid = mapping.host_uid(uid).ok_or_else(|| unmapped("user", uid))?;
+        entry.gid = mapping
+            .host_gid(gid)
+            .ok_or_else(|| unmapped("group", gid))?;
+        Ok(())
+    }
+
     fn entry(&mut self, entry: &Entry, data: &mut Reader<&mut dyn Read>) -> Result<()> {
         let path = clean_name(&entry.path)?;
         if path.is_empty() {
             if entry.kind != EntryKind::Directory {
                 return Err(Error::invalid("the root of an image must be a folder"));
             }
-            return self.root_entry(entry);
+            return match self.form {
+                // The folder that is copied into stays as it is.
+                WhiteoutForm::Plain => Ok(()),
+                _ => self.root_entry(entry),
+            };
         }
+        let path = join(&self.options.folder, &path);
         let (parent, name) = split(&path);
         if self.whiteout(parent, name)? {
             return Ok(());
@@ -250,6 +286,11 @@ impl Extractor<'_> {
             Ok(()) => meta::Existing::No,
             Err(Errno::EXIST) => match self.tree.kind(parent, name)? {
                 Some(FileType::Directory) => meta::Existing::Yes,
+                _ if self.form == WhiteoutForm::Plain => {
+                    return Err(Error::precondition(
+                        "a folder cannot take the place of something that is none",
+                    ));
+                }
                 _ => {
                     self.remove(parent, name, path)?;
                     mkdir(parent, name, entry).io_context(|| "make the folder")?;
@@ -345,7 +386,10 @@ impl Extractor<'_> {
         };
         // The target is resolved as a path in the image, where `..` stops at
         // the root.
-        let target = tree::clamp(&entry.link);
+        let target = match tree::clamp(&entry.link) {
+            target if target.is_empty() => target,
+            target => join(&self.options.folder, &target),
+        };
         if target.is_empty() {
             return Err(missing(&mut self.tree));
         }
@@ -413,6 +457,13 @@ impl Extractor<'_> {
     ) -> Result<T> {
         match make() {
             Err(Errno::EXIST) => {
+                if self.form == WhiteoutForm::Plain
+                    && self.tree.kind(parent, name)? == Some(FileType::Directory)
+                {
+                    return Err(Error::precondition(
+                        "a folder is there, and only a folder can take its place",
+                    ));
+                }
                 self.remove(parent, name, path)?;
                 make().io_context(|| "create it")
             }

@@ -29,11 +29,11 @@
 //! because sparse entries are what tar readers agree on least.
 
 mod list;
-mod node;
+pub(crate) mod node;
 mod snapshot;
 mod trees;
 mod walk;
-mod write;
+pub(crate) mod write;
 
 use std::io::Write;
 use std::path::PathBuf;

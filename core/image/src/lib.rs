@@ -7,6 +7,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`apply`](mod@apply) | one layer onto a directory tree |
+//! | [`copy`](mod@copy) | files from one tree to another, or as an archive |
 //! | [`diff`](mod@diff) | what changed between two trees, and the layer that tells it |
 //! | [`export`](mod@export) | images into layouts and archives |
 //! | [`import`](mod@import) | layouts and archives into a content store |
@@ -16,6 +17,7 @@
 
 pub mod apply;
 mod cancel;
+pub mod copy;
 pub mod diff;
 mod document;
 pub mod event;

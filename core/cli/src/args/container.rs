@@ -1,5 +1,6 @@
 //! The commands on containers.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -195,6 +196,20 @@ pub(crate) struct SavedArgs {
     pub(crate) id: String,
     /// Folder of the saved processes
     pub(crate) dir: PathBuf,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// Copy what a symlink leads to
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// PATH, ID:PATH, or - for a tar stream
+    #[arg(value_name = "SRC", allow_hyphen_values = true)]
+    pub(crate) source: OsString,
+    /// PATH, ID:PATH, or - for a tar stream
+    #[arg(value_name = "DST", allow_hyphen_values = true)]
+    pub(crate) target: OsString,
 }
 
 /// `ps`.

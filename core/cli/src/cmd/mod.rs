@@ -6,6 +6,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod content;
+pub(crate) mod copy;
 pub(crate) mod diff;
 pub(crate) mod driver;
 pub(crate) mod each;

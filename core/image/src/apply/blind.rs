@@ -25,6 +25,7 @@ pub(crate) fn blind(layer: &mut dyn Read, root: BorrowedFd<'_>, limits: &Limits)
     let options = ApplyOptions {
         whiteouts: WhiteoutForm::Overlay,
         limits: limits.clone(),
+        ..ApplyOptions::default()
     };
     let (applied, below) = run(layer, root, &options, Some(Below::default()));
     let below = below.unwrap_or_default();

@@ -207,7 +207,8 @@ impl<'a> Tree<'a> {
                     path: path.to_vec(),
                 }));
             }
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+            // XDEV: its `..` lead out, where they stop at the root.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {}
             Err(errno) => return Err(failed(errno)),
         }
         let mut parts: VecDeque<Vec<u8>> = VecDeque::new();
@@ -260,6 +261,12 @@ impl<'a> Tree<'a> {
                             above.clear();
                         }
                         push_front(&mut parts, target, &mut budget)?;
+                    }
+                    Some(_) if missing == Missing::Make && self.form == WhiteoutForm::Plain => {
+                        return Err(Error::precondition(format!(
+                            "{} is not a folder",
+                            crate::show(&next)
+                        )));
                     }
                     Some(_) if missing == Missing::Make => {
                         // The layer says that it is a folder now.

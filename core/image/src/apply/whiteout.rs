@@ -22,6 +22,9 @@ impl Extractor<'_> {
         let Some(hidden) = name.strip_prefix(PREFIX) else {
             return Ok(false);
         };
+        if self.form == WhiteoutForm::Plain {
+            return Ok(false);
+        }
         match hidden {
             _ if name == OPAQUE => self.opaque(parent)?,
             _ if name.starts_with(AUFS) => {}
@@ -38,7 +41,7 @@ impl Extractor<'_> {
     fn hide(&mut self, parent: &[u8], hidden: &[u8]) -> Result<()> {
         let name = c_name(hidden)?;
         match self.form {
-            WhiteoutForm::Remove => {
+            WhiteoutForm::Remove | WhiteoutForm::Plain => {
                 let Some(dir) = self.tree.find(parent)? else {
                     return Ok(());
                 };
@@ -104,7 +107,7 @@ impl Extractor<'_> {
 
     fn opaque(&mut self, path: &[u8]) -> Result<()> {
         match self.form {
-            WhiteoutForm::Remove => match self.tree.find(path)? {
+            WhiteoutForm::Remove | WhiteoutForm::Plain => match self.tree.find(path)? {
                 Some(dir) => self.prune(&dir),
                 None => Ok(()),
             },

@@ -22,7 +22,7 @@ const XATTR: usize = 64 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// A folder beneath a root; no symlink leads to it.
-pub(super) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -43,7 +43,7 @@ pub(super) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
 }
 
 /// What was there a moment ago.
-pub(super) fn changed(path: &[u8], errno: Errno) -> Error {
+pub(crate) fn changed(path: &[u8], errno: Errno) -> Error {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
             Error::conflict(format!("{} went away while it was read", crate::show(path)))
@@ -54,7 +54,7 @@ pub(super) fn changed(path: &[u8], errno: Errno) -> Error {
 }
 
 /// The names in a folder, without `.` and `..`, in order.
-pub(super) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
+pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir).io_context(|| "list a folder")? {
         let entry = entry.io_context(|| "list a folder")?;
@@ -68,15 +68,15 @@ pub(super) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
 }
 
 /// A name in a folder, and what it is.
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     pub(super) dir: BorrowedFd<'a>,
     pub(super) name: &'a CStr,
-    pub(super) stat: Stat,
+    pub(crate) stat: Stat,
 }
 
 impl<'a> Node<'a> {
     /// `None` where there is none.
-    pub(super) fn find(dir: BorrowedFd<'a>, name: &'a CStr) -> Result<Option<Node<'a>>> {
+    pub(crate) fn find(dir: BorrowedFd<'a>, name: &'a CStr) -> Result<Option<Node<'a>>> {
         match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Node { dir, name, stat })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -87,11 +87,11 @@ impl<'a> Node<'a> {
         }
     }
 
-    pub(super) fn kind(&self) -> FileType {
+    pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
-    pub(super) fn is_dir(&self) -> bool {
+    pub(crate) fn is_dir(&self) -> bool {
         self.kind() == FileType::Directory
     }
 
@@ -171,7 +171,7 @@ impl<'a> Node<'a> {
 
     /// The file's content; only for what is a file.
     pub(super) fn open(&self) -> Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.dir, self.name, flags, Mode::empty())
             .map_err(|errno| changed(self.name.to_bytes(), errno))?;
         let stat = rustix::fs::fstat(&fd).io_context(|| "stat a file")?;
@@ -180,7 +180,10 @@ impl<'a> Node<'a> {
         {
             return Err(changed(self.name.to_bytes(), Errno::NOENT));
         }
-        Ok(File::from(fd))
+        // Opened for real once it is known to be a file: whoever exchanges it
+        // for a device must not have that opened by the host.
+        let itself = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        File::open(itself).io_context(|| "open a file")
     }
 
     /// User and group as the container knows them.

@@ -29,28 +29,18 @@ pub(super) fn write(
     layer: &mut dyn Write,
     options: &DiffOptions,
 ) -> Result<Diffed> {
-    let mut output = Output {
-        root,
-        writer: Writer::new(layer),
-        options,
-        links: HashMap::new(),
-        folder: None,
-        buffer: vec![0; CHUNK],
-        entries: 0,
-    };
+    let mut output = Output::new(root, layer, options);
     for change in changes {
         options.cancel.check()?;
         output
             .change(change)
             .context(|| crate::show(&change.path))?;
     }
-    Ok(Diffed {
-        entries: output.entries,
-        bytes: output.writer.finish()?,
-    })
+    output.finish()
 }
 
-struct Output<'a> {
+/// An archive being written from a tree.
+pub(crate) struct Output<'a> {
     root: BorrowedFd<'a>,
     writer: Writer<&'a mut dyn Write>,
     options: &'a DiffOptions,
@@ -62,7 +52,30 @@ struct Output<'a> {
     entries: u64,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    pub(crate) fn new(
+        root: BorrowedFd<'a>,
+        layer: &'a mut dyn Write,
+        options: &'a DiffOptions,
+    ) -> Output<'a> {
+        Output {
+            root,
+            writer: Writer::new(layer),
+            options,
+            links: HashMap::new(),
+            folder: None,
+            buffer: vec![0; CHUNK],
+            entries: 0,
+        }
+    }
+
+    pub(crate) fn finish(self) -> Result<Diffed> {
+        Ok(Diffed {
+            entries: self.entries,
+            bytes: self.writer.finish()?,
+        })
+    }
+
     fn change(&mut self, change: &Change) -> Result<()> {
         let (parent, name) = match &change.path[..] {
             b"" => (&b""[..], &b"."[..]),
@@ -106,6 +119,11 @@ impl Output<'_> {
     fn node(&mut self, folder: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<()> {
         let name = c_name(name)?;
         let node = Node::find(folder, &name)?.ok_or_else(|| changed(path, Errno::NOENT))?;
+        self.put(&node, path)
+    }
+
+    /// What was found, with the data of a file, at a path of the archive.
+    pub(crate) fn put(&mut self, node: &Node<'_>, path: &[u8]) -> Result<()> {
         let mut entry = node.entry(path, self.options.mapping.as_ref())?;
         if let Some(epoch) = self.options.epoch
             && entry.mtime > (epoch, 0)

@@ -466,6 +466,7 @@ fn fill(
         &ApplyOptions {
             whiteouts: WhiteoutForm::Remove,
             limits: task.options.limits.clone(),
+            ..ApplyOptions::default()
         },
     )?;
     stream.verify(&task.layers[index])?;

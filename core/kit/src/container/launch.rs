@@ -14,7 +14,7 @@ use crate::logs::LogFiles;
 use crate::mount::Mount;
 use crate::record::{AfterExit, ContainerRecord, Lifetime};
 use crate::shim::{self, EventSource, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest};
-use crate::spec::{self, LogDriver};
+use crate::spec::LogDriver;
 use crate::step::step;
 
 /// How long a shim that is ending may take.
@@ -48,17 +48,7 @@ impl Containers {
         let record = self.records.container(&record.id)?;
         let settings = self.settings(&record.id)?;
         self.restore_bundle(&record.id)?;
-        let mounts = match (&record.snapshotter, &record.snapshot) {
-            (Some(stamp), Some(key)) => self
-                .drivers
-                .snapshotter(Some(&stamp.instance))?
-                .mounts(key)?,
-            _ => self.directory(&record)?,
-        };
-        let mounts = match spec::mapping_of(&self.spec(&record.id)?)? {
-            Some(users) => users.mounts(mounts)?,
-            None => mounts,
-        };
+        let mounts = self.root_mounts(&record, &self.spec(&record.id)?)?;
         Ok(Created {
             containers: self.clone(),
             armed: false,
@@ -72,7 +62,7 @@ impl Containers {
     }
 
     /// The mount of a container on a folder of the host.
-    fn directory(&self, record: &ContainerRecord) -> Result<Vec<Mount>> {
+    pub(super) fn directory(&self, record: &ContainerRecord) -> Result<Vec<Mount>> {
         let settings = self.settings(&record.id)?;
         match settings.rootfs {
             Some(dir) => Ok(vec![Mount::bind(dir, crate::mount::Access::ReadWrite)]),

@@ -15,6 +15,7 @@
 //! | `status` | what is true of a record now |
 //! | `freeze`, `update` | freeze and thaw it, change its limits |
 //! | `checkpoint` | save its processes, and start from saved ones |
+//! | `root` | its root file system, from outside |
 //! | `wait` | wait for its end, and ask for it |
 //! | `exec` | further processes, and its streams |
 //! | `exits` | how removed ones ended |
@@ -30,6 +31,7 @@ mod keep;
 mod launch;
 mod remove;
 mod repair;
+mod root;
 mod status;
 mod update;
 mod wait;
@@ -51,6 +53,7 @@ pub use exits::RemovedExit;
 pub use keep::Settings;
 pub use launch::{Launch, Launched, Made};
 pub use remove::RemoveMode;
+pub use root::ContainerRoot;
 pub use status::{Status, StatusName};
 
 /// Everything that containers need, joined.
