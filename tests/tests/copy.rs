@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,11 +68,14 @@ fn path(kit: &Kit, name: &str) -> String {
 }
 
 fn cat(kit: &Kit, id: &str, path: &str) -> String {
-    let ran = kit.run(["cp", &format!("{id}:{path}"), "-"]).ok();
-    // One entry: a header, the data, zeros.
-    let data = &ran.stdout.as_bytes()[512..];
-    let end = data.iter().position(|byte| *byte == 0).unwrap();
-    String::from_utf8(data[..end].to_vec()).unwrap()
+    let mut command = kit.command(["cp", &format!("{id}:{path}"), "-"]);
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let mut archive = tar::Archive::new(&out.stdout[..]);
+    let mut text = String::new();
+    let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+    entry.read_to_string(&mut text).unwrap();
+    text
 }
 
 fn start(kit: &Kit, name: &str, flags: &[&str]) {
@@ -390,17 +394,22 @@ fn a_container_at_rest_is_not_started_under_the_copy() {
     let mut reader = kit
         .command(["cp", "c:/", "-"])
         .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     // The first bytes are there: it holds the container, and its pipe is full.
     let mut out = reader.stdout.take().unwrap();
-    std::io::Read::read_exact(&mut out, &mut [0; 512]).unwrap();
+    out.read_exact(&mut [0; 512]).unwrap();
     kit.run(["delete", "c"]).refused(1, &["c"]);
     assert_eq!(
         kit.run(["inspect", "c"]).ok().json()[0]["status"],
         "created"
     );
-    let starter = kit.command(["start", "c"]).spawn().unwrap();
+    let mut starter = kit.command(["start", "c"]);
+    let starter = starter
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(out);
     let _ = reader.wait();
     assert!(starter.wait_with_output().unwrap().status.success());

@@ -4,8 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
-use containerkit::container::{ContainerRoot, Containers};
+use containerkit::container::ContainerRoot;
 use containerkit::{Access, Error, IoContext, Result};
 use containerkit_image::copy::{self, End, Follow};
 
@@ -41,12 +42,16 @@ fn parse(word: &OsStr) -> Side {
 
 /// A side that can be copied from or to.
 struct Opened {
-    tree: Option<ContainerRoot>,
+    tree: Option<Rc<ContainerRoot>>,
     path: PathBuf,
 }
 
 impl Opened {
-    fn new(containers: &Containers, side: Side, access: Access) -> Result<Option<Opened>> {
+    /// `None` for a stream.
+    fn new(
+        side: Side,
+        open: impl FnOnce(&str) -> Result<Rc<ContainerRoot>>,
+    ) -> Result<Option<Opened>> {
         let (tree, path) = match side {
             Side::Stream => return Ok(None),
             Side::Host(path) if path.as_os_str().is_empty() => {
@@ -54,7 +59,7 @@ impl Opened {
             }
             Side::Host(path) => (None, path),
             Side::Container(id, path) => {
-                let tree = containers.root(&find(containers, &id)?, access)?;
+                let tree = open(&id)?;
                 tree.check(&path)?;
                 (Some(tree), path)
             }
@@ -84,8 +89,19 @@ pub(crate) fn copy(app: &App, args: CopyArgs) -> Result<Outcome> {
         false => Follow::No,
     };
     let containers = containers(app)?;
-    let source = Opened::new(&containers, source, Access::ReadOnly)?;
-    let target = Opened::new(&containers, target, Access::ReadWrite)?;
+    let target = Opened::new(target, |id| {
+        let record = find(&containers, id)?;
+        Ok(Rc::new(containers.root(&record, Access::ReadWrite)?))
+    })?;
+    let source = Opened::new(source, |id| {
+        let record = find(&containers, id)?;
+        // A container at rest is opened by one at a time.
+        let same = target.iter().flat_map(|target| &target.tree);
+        match same.filter(|tree| tree.id == record.id).next() {
+            Some(tree) => Ok(Rc::clone(tree)),
+            None => Ok(Rc::new(containers.root(&record, Access::ReadOnly)?)),
+        }
+    })?;
     match (&source, &target) {
         (Some(source), Some(target)) => copy::copy(&source.end(), &target.end(), follow)?,
         (Some(source), None) => {

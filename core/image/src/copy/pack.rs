@@ -1,5 +1,6 @@
 //! A file or folder as a tar stream.
 
+use std::ffi::CString;
 use std::io::{BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -50,33 +51,60 @@ fn folder(source: &Source, name: &[u8], output: &mut Output<'_>) -> Result<()> {
         let node = Node::find(top.as_fd(), c".")?.ok_or_else(|| changed(name, Errno::NOENT))?;
         output.put(&node, name)?;
     }
-    // Folders are opened by their paths: depth costs no descriptors.
-    let mut pending = vec![Vec::new()];
-    while let Some(path) = pending.pop() {
-        let dir = open_dir(top.as_fd(), &path)?;
-        if !path.is_empty() && is_kernels(&dir) {
-            log::debug!("{}: left out", crate::show(&path));
+    // A folder is followed by what is in it: tar(1) sets a folder's time when
+    // it comes to what is elsewhere. Folders are opened by their paths, again
+    // after each one below, so that depth costs no descriptors.
+    let mut open: Vec<Open> = vec![Open::new(&top, Vec::new())?];
+    while let Some(here) = open.last_mut() {
+        let Some(own) = here.names.pop() else {
+            open.pop();
             continue;
-        }
-        for own in names(&dir)? {
-            let path = join(&path, own.to_bytes());
-            // What goes away meanwhile is not there.
-            let Some(node) = Node::find(dir.as_fd(), &own)? else {
-                continue;
-            };
-            if node.kind() == FileType::Socket {
-                log::debug!("{}: a socket is left out", crate::show(&path));
-                continue;
-            }
-            output
-                .put(&node, &join(name, &path))
-                .context(|| crate::show(&path))?;
-            if node.is_dir() {
-                pending.push(path);
-            }
+        };
+        let dir = match here.dir.take() {
+            Some(dir) => dir,
+            None => open_dir(top.as_fd(), &here.path)?,
+        };
+        let path = join(&here.path, own.to_bytes());
+        // What goes away meanwhile is not there.
+        let node = Node::find(dir.as_fd(), &own)?;
+        let Some(node) = node.filter(|node| node.kind() != FileType::Socket) else {
+            here.dir = Some(dir);
+            continue;
+        };
+        output
+            .put(&node, &join(name, &path))
+            .context(|| crate::show(&path))?;
+        if node.is_dir() {
+            open.push(Open::new(&top, path)?);
+        } else {
+            here.dir = Some(dir);
         }
     }
     Ok(())
+}
+
+/// A folder on the way.
+struct Open {
+    path: Vec<u8>,
+    dir: Option<OwnedFd>,
+    /// Those that are left, the next one last.
+    names: Vec<CString>,
+}
+
+impl Open {
+    fn new(top: &OwnedFd, path: Vec<u8>) -> Result<Open> {
+        let dir = open_dir(top.as_fd(), &path)?;
+        let mut left = match path.is_empty() || !is_kernels(&dir) {
+            true => names(&dir)?,
+            false => Vec::new(),
+        };
+        left.reverse();
+        Ok(Open {
+            path,
+            dir: Some(dir),
+            names: left,
+        })
+    }
 }
 
 fn is_kernels(dir: &OwnedFd) -> bool {

@@ -16,6 +16,7 @@ use super::Containers;
 use crate::error::{Error, IoContext, Result};
 use crate::fs::Root;
 use crate::idmap::IdMapping;
+use crate::ids::ContainerId;
 use crate::lock::{FileLock, Wait};
 use crate::mount::{Access, Mount};
 use crate::mounter;
@@ -28,6 +29,8 @@ const SHIM_END: Duration = Duration::from_secs(20);
 
 /// The root file system of a container; dropping it lets the container go.
 pub struct ContainerRoot {
+    /// The container.
+    pub id: ContainerId,
     /// Its folder: nothing leads out of it.
     pub root: Root,
     /// How its users are those of the host, when they are mapped.
@@ -79,6 +82,7 @@ impl Containers {
         }
         let fd = opened.io_context(|| format!("open the root of container {}", record.name))?;
         Ok(ContainerRoot {
+            id: record.id.clone(),
             root: Root::from_fd(fd),
             mapping: spec::mapping_of(&self.spec(&record.id)?)?,
             hidden: Vec::new(),
@@ -115,6 +119,7 @@ impl Containers {
             }
         }
         Ok(ContainerRoot {
+            id: record.id.clone(),
             root: Root::from_fd(mounter::mount_detached(&mounts)?),
             mapping: spec::mapping_of(&spec)?,
             hidden,
