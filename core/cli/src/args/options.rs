@@ -57,6 +57,9 @@ pub(crate) struct RunArgs {
     pub(crate) log_opt: Vec<String>,
     #[command(flatten)]
     pub(crate) make: SpecArgs,
+    // Not in those: clap knows no conflict with a group in a group.
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// IMAGE [CMD…]: every word after IMAGE is the container's
     #[arg(trailing_var_arg = true, value_name = "IMAGE")]
     pub(crate) words: Vec<String>,
@@ -118,8 +121,6 @@ pub(crate) struct SpecArgs {
     /// Rule of the device cgroup: 'c 10:200 rwm'
     #[arg(long, value_name = "RULE")]
     pub(crate) device_cgroup_rule: Vec<String>,
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
     /// How willingly the kernel kills it, -1000 to 1000
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) oom_score_adj: Option<String>,

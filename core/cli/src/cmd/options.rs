@@ -93,7 +93,7 @@ pub(crate) fn spec_request(
     process(make, &mut request)?;
     files(make, &mut request)?;
     names(make, &mut request)?;
-    request.limits = limits(&make.limits)?;
+    request.limits = limits(&args.limits)?;
     request.ulimits = each("--ulimit", &make.ulimit, parse::parse_ulimit)?;
     let security = each("--security-opt", &make.security_opt, parse::parse_security)?;
     request.security = security.into_iter().flatten().collect();
