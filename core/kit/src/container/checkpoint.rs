@@ -4,13 +4,12 @@
 //! first and tells whose it is. Only the container that was saved is restored
 //! from it: its processes have files of its snapshot open.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::create::Created;
+use super::launch::null;
 use super::{Containers, StatusName, keep};
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{self, Durability};
@@ -116,7 +115,11 @@ impl Containers {
         if !driver.capabilities().checkpoint {
             // It says itself what it lacks.
             let bundle = self.bundle_dir(&record.id);
-            let stdio = null()?;
+            let stdio = Stdio::Fds {
+                stdin: null()?,
+                stdout: null()?,
+                stderr: null()?,
+            };
             let create = CreateRequest { bundle, stdio };
             driver.restore(&record.id, create, &request)?;
         }
@@ -157,16 +160,4 @@ fn write(record: &ContainerRecord, dir: &Path) -> Result<()> {
     let data = serde_json::to_vec(&checkpoint)
         .map_err(|error| Error::internal("encode a checkpoint").with_source(error))?;
     fs::write_atomic(&dir.join(FILE), &data, 0o600, Durability::Synced)
-}
-
-fn null() -> Result<Stdio> {
-    let open = || -> Result<OwnedFd> {
-        let file = File::options().read(true).write(true).open("/dev/null");
-        Ok(file.io_context(|| "open /dev/null")?.into())
-    };
-    Ok(Stdio::Fds {
-        stdin: open()?,
-        stdout: open()?,
-        stderr: open()?,
-    })
 }

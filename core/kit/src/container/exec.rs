@@ -22,8 +22,8 @@ pub struct Exec {
     /// What was started.
     pub started: StartedExec,
     link: Link,
-    containers: Containers,
-    record: ContainerRecord,
+    pub(super) containers: Containers,
+    pub(super) record: ContainerRecord,
 }
 
 impl Containers {

@@ -15,6 +15,7 @@
 //! | `status` | what is true of a record now |
 //! | `freeze`, `update` | freeze and thaw it, change its limits |
 //! | `checkpoint` | save its processes, and start from saved ones |
+//! | `process` | its processes, for whoever comes |
 //! | `root` | its root file system, from outside |
 //! | `wait` | wait for its end, and ask for it |
 //! | `exec` | further processes, and its streams |
@@ -29,6 +30,7 @@ mod exits;
 mod freeze;
 mod keep;
 mod launch;
+mod process;
 mod remove;
 mod repair;
 mod root;
@@ -52,6 +54,7 @@ pub use exec::Exec;
 pub use exits::RemovedExit;
 pub use keep::Settings;
 pub use launch::{Launch, Launched, Made};
+pub use process::{Process, ProcessStatus, Which};
 pub use remove::RemoveMode;
 pub use root::ContainerRoot;
 pub use status::{Status, StatusName};

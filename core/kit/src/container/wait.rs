@@ -185,7 +185,8 @@ impl Containers {
     }
 }
 
-fn readable(pidfd: &OwnedFd, time: Duration) -> Result<bool> {
+/// Whether a process ends within this time.
+pub(super) fn readable(pidfd: &OwnedFd, time: Duration) -> Result<bool> {
     let timeout = Timespec::try_from(time).map_err(|_| Error::internal("a wait is too long"))?;
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     match rustix::event::poll(&mut fds, Some(&timeout)) {
