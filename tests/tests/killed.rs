@@ -213,6 +213,16 @@ fn delete_is_killed_everywhere() {
 }
 
 #[test]
+fn exec_is_killed_everywhere() {
+    Fate {
+        args: &["exec", "c", "true"],
+        before: &start,
+        through: &["exec.ask", "exec.started"],
+    }
+    .everywhere();
+}
+
+#[test]
 fn stop_and_update_are_killed_everywhere() {
     for args in [
         &["stop", "-t", "0", "c"][..],

@@ -20,6 +20,7 @@ use containerkit::shim::{
     Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, end_execs,
     kill_remains, read_init, read_intent, read_request, remove_cgroups, write_exit,
 };
+use containerkit::stats::oom_kills;
 use containerkit::{Error, ErrorKind, IoContext, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -156,14 +157,15 @@ fn take_over(held: &Held, status: &str, driver: Driver) {
     if let Err(error) = end_execs(state_dir) {
         log::error!("{error}");
     }
-    match write_exit(state_dir, ExitRecord::inferred()) {
-        Ok(exit) => tell(&held.channel, &ToClient::Exited { exit }),
-        Err(error) => {
-            log::error!("{error}");
-            let exit = ExitRecord::inferred();
-            tell(&held.channel, &ToClient::Exited { exit });
-        }
+    let mut exit = ExitRecord::inferred();
+    if let Ok(Some(init)) = read_init(state_dir) {
+        exit.oom_killed = oom_kills(&init.cgroups) > 0;
     }
+    let exit = write_exit(state_dir, exit.clone()).unwrap_or_else(|error| {
+        log::error!("{error}");
+        exit
+    });
+    tell(&held.channel, &ToClient::Exited { exit });
     if driver == Driver::Hangs {
         remove_planned(&request);
         return;
