@@ -128,11 +128,9 @@ pub fn signal(child: &Child, signal: Signal) {
     rustix::process::kill_process(Pid::from_child(child), signal).expect("signal a child");
 }
 
-/// The parent of a process, by its stat; `None` when it is gone.
+/// The parent of a process; `None` when it is gone.
 pub fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    fields.nth(1)?.parse().ok()
+    Some(containerkit::process::Stat::read(pid).ok()?.parent)
 }
 
 /// A containerkit with a root and a state of its own, removed at the end.
