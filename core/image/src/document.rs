@@ -131,6 +131,22 @@ pub(crate) fn describe(data: &[u8], digest: &Digest) -> Result<Descriptor> {
     serde_json::from_value(descriptor).map_err(json_error)
 }
 
+/// An index or a manifest by its content alone, where nothing announces it;
+/// `None` for everything else, such as a layer.
+pub(crate) fn recognize(data: &[u8]) -> Option<Document> {
+    if !data.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let probe: Probe = serde_json::from_slice(data).ok()?;
+    let kinds = match (&probe.manifests, &probe.config, &probe.layers) {
+        (Some(_), None, None) => INDEXES,
+        (None, Some(_), Some(_)) => MANIFESTS,
+        _ => return None,
+    };
+    let announced = probe.media_type.as_deref().unwrap_or(kinds[0]);
+    parse(data, announced).ok()
+}
+
 /// Parses a config. Members that are null, as some tools write them, count
 /// as absent.
 pub(crate) fn parse_config(data: &[u8]) -> Result<ImageConfiguration> {

@@ -14,6 +14,7 @@
 //! | [`pack`](mod@pack) | a changed tree as an image |
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
+//! | [`gc`] | what nothing needs any more |
 
 pub mod apply;
 mod cancel;
@@ -22,6 +23,7 @@ pub mod diff;
 mod document;
 pub mod event;
 pub mod export;
+pub mod gc;
 pub mod import;
 mod layer;
 mod limits;

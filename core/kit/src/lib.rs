@@ -13,6 +13,7 @@
 //! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`], [`events`] | what the kit remembers; what happened |
+//! | [`lease`] | keeping blobs and snapshots from being collected while they are used |
 //! | [`stats`] | counters and processes of a running container |
 //! | [`shim`], [`logs`] | the supervisor of one container, from outside; the files of its output |
 //! | [`idmap`] | users of a container as other users of the host |
@@ -31,6 +32,7 @@ pub mod fs;
 pub mod idmap;
 pub mod ids;
 pub mod kit;
+pub mod lease;
 pub mod lock;
 pub mod logs;
 pub mod mount;

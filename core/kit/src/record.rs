@@ -3,6 +3,9 @@
 //! The store behind this trait is `containerkit-records` (SQLite). Every call
 //! is one transaction; many processes use one store.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -96,19 +99,95 @@ pub struct ContainerRecord {
     pub creator: ProcessIdentity,
 }
 
-/// What keeps content and snapshots from being collected for a while.
+/// What a collection may remove, and what keeps it from that names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Object {
+    /// A blob, in whatever content store.
+    Blob(Digest),
+    /// A snapshot of a snapshotter instance.
+    Snapshot(InstanceName, SnapshotKey),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Blob(digest) => write!(f, "blob {digest}"),
+            Object::Snapshot(instance, key) => write!(f, "snapshot {key} of {instance}"),
+        }
+    }
+}
+
+/// What keeps content and snapshots from being collected for a while. A
+/// program takes one by [`lease::Lease`](crate::lease::Lease).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRecord {
     /// Its id.
     pub id: ContainerId,
-    /// When it ends by itself.
+    /// When it ends by itself, unless its process lives.
     pub expires: Option<Timestamp>,
     /// When it was made.
     pub created: Timestamp,
-    /// The blobs it keeps.
+    /// The process that it ends with.
+    pub holder: Option<ProcessIdentity>,
+    /// The blobs it keeps, with all that they refer to.
     pub blobs: Vec<Digest>,
-    /// The snapshots it keeps, by snapshotter instance.
+    /// The snapshots it keeps with those below them, by snapshotter instance.
     pub snapshots: Vec<(InstanceName, SnapshotKey)>,
+}
+
+impl LeaseRecord {
+    /// What it keeps.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let blobs = self.blobs.iter().cloned().map(Object::Blob);
+        let snapshots = self.snapshots.iter().cloned();
+        blobs.chain(snapshots.map(|(instance, key)| Object::Snapshot(instance, key)))
+    }
+
+    /// Why it counts no more; `None` while it does. With a holder it counts as
+    /// long as that lives, whatever its expiry says.
+    pub fn ended(&self) -> Result<Option<String>> {
+        if let Some(holder) = &self.holder {
+            return Ok(match holder.open()? {
+                Some(_) => None,
+                None => Some(format!("its process {} has ended", holder.pid)),
+            });
+        }
+        Ok(self
+            .expires
+            .filter(|expires| *expires <= Timestamp::now())
+            .map(|expires| format!("it expired at {expires}")))
+    }
+}
+
+/// All that a collection starts from, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// Every image.
+    pub images: Vec<ImageRecord>,
+    /// Every container.
+    pub containers: Vec<ContainerRecord>,
+    /// Every lease, ended ones too.
+    pub leases: Vec<LeaseRecord>,
+}
+
+/// One of them: who names what. A second owner of the same object is another
+/// root, for what the object refers to may have come in between.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Root {
+    /// `image NAME`, `container ID` or `lease ID`.
+    pub owner: String,
+    /// A manifest or an index, or what a lease holds.
+    pub object: Object,
+}
+
+/// What came of condemning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condemned {
+    /// These are the caller's to remove; those of the given that are missing
+    /// here, another living collection is removing.
+    Yes(Vec<Object>),
+    /// There are roots that the caller does not know of: nothing was done.
+    Grown,
 }
 
 /// The record store.
@@ -144,8 +223,32 @@ pub trait Records: Send + Sync {
 
     /// Records or replaces a lease.
     fn put_lease(&self, lease: &LeaseRecord) -> Result<()>;
+    /// Adds to a lease; `NotFound` without one.
+    fn extend_lease(&self, id: &ContainerId, objects: &[Object]) -> Result<()>;
+    /// The lease with this id; `NotFound` names it.
+    fn lease(&self, id: &ContainerId) -> Result<LeaseRecord>;
     /// One page of leases, in id order.
     fn leases(&self, page: &Page) -> Result<Vec<LeaseRecord>>;
     /// Ends a lease; what is gone already is success.
     fn delete_lease(&self, id: &ContainerId) -> Result<()>;
+    /// Ends every lease that [counts no more](LeaseRecord::ended), and returns
+    /// them. None is renewed in between.
+    fn end_leases(&self) -> Result<Vec<LeaseRecord>>;
+
+    /// Every root, at one moment.
+    fn roots(&self) -> Result<Roots>;
+    /// Marks objects as about to be removed by the process `by`, unless there
+    /// is a root that is not in `known`. What an earlier call of `by` condemned
+    /// is [pardoned](Records::pardon) by it.
+    fn condemn(
+        &self,
+        by: &ProcessIdentity,
+        objects: &[Object],
+        known: &BTreeSet<Root>,
+    ) -> Result<Condemned>;
+    /// Ends what a process condemned: its removals are done.
+    fn pardon(&self, by: &ProcessIdentity) -> Result<()>;
+    /// Which of these objects are condemned, and by whom; the process may have
+    /// died over it.
+    fn condemned(&self, objects: &[Object]) -> Result<Vec<(Object, ProcessIdentity)>>;
 }

@@ -14,8 +14,9 @@
 //! | `file` | finding, making and opening the file; what is wrong with it |
 //! | `schema` | the tables, and the ladder from older ones |
 //! | `store` | transactions, patience with other writers, errors |
-//! | `image`, `container`, `lease` | the calls |
+//! | `image`, `container`, `lease`, `collect` | the calls |
 
+mod collect;
 mod container;
 mod file;
 mod image;
@@ -23,9 +24,13 @@ mod lease;
 mod schema;
 mod store;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use containerkit::record::{ContainerRecord, ImageRecord, LeaseRecord, Records};
+use containerkit::process::ProcessIdentity;
+use containerkit::record::{
+    Condemned, ContainerRecord, ImageRecord, LeaseRecord, Object, Records, Root, Roots,
+};
 use containerkit::{ContainerId, Digest, Page, Reference, Result};
 
 /// The record store.
@@ -115,11 +120,44 @@ impl Records for SqliteRecords {
         lease::put(&self.store, lease)
     }
 
+    fn extend_lease(&self, id: &ContainerId, objects: &[Object]) -> Result<()> {
+        lease::extend(&self.store, id, objects)
+    }
+
+    fn lease(&self, id: &ContainerId) -> Result<LeaseRecord> {
+        lease::get(&self.store, id)
+    }
+
     fn leases(&self, page: &Page) -> Result<Vec<LeaseRecord>> {
         lease::list(&self.store, page)
     }
 
     fn delete_lease(&self, id: &ContainerId) -> Result<()> {
         lease::delete(&self.store, id)
+    }
+
+    fn end_leases(&self) -> Result<Vec<LeaseRecord>> {
+        lease::end(&self.store)
+    }
+
+    fn roots(&self) -> Result<Roots> {
+        collect::roots(&self.store)
+    }
+
+    fn condemn(
+        &self,
+        by: &ProcessIdentity,
+        objects: &[Object],
+        known: &BTreeSet<Root>,
+    ) -> Result<Condemned> {
+        collect::condemn(&self.store, by, objects, known)
+    }
+
+    fn pardon(&self, by: &ProcessIdentity) -> Result<()> {
+        collect::pardon(&self.store, by)
+    }
+
+    fn condemned(&self, objects: &[Object]) -> Result<Vec<(Object, ProcessIdentity)>> {
+        collect::condemned(&self.store, objects)
     }
 }

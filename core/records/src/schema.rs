@@ -14,7 +14,7 @@ pub(crate) const APPLICATION_ID: i32 = 0x436b_5263;
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Step N takes a database of version N to N + 1. Append only.
-const LADDER: [Step; 1] = [first];
+const LADDER: [Step; 2] = [first, leases];
 
 /// The version that this build writes.
 pub(crate) const VERSION: i32 = LADDER.len() as i32;
@@ -39,6 +39,36 @@ fn first(db: &Transaction<'_>) -> rusqlite::Result<()> {
             id     TEXT PRIMARY KEY,
             record TEXT NOT NULL
         ) STRICT;",
+    )
+}
+
+/// What leases keep stands in rows, so that one more costs no rewriting; the
+/// instance of a blob is empty, for it is kept in every store.
+fn leases(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE lease_object (
+            lease    TEXT NOT NULL REFERENCES lease (id),
+            instance TEXT NOT NULL,
+            id       TEXT NOT NULL,
+            PRIMARY KEY (lease, instance, id)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE condemned (
+            instance TEXT NOT NULL,
+            id       TEXT NOT NULL,
+            holder   TEXT NOT NULL,
+            PRIMARY KEY (instance, id)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX condemned_holder ON condemned (holder);
+        INSERT OR IGNORE INTO lease_object
+            SELECT lease.id, '', held.value
+            FROM lease, json_each(lease.record, '$.blobs') AS held
+            WHERE json_valid(lease.record);
+        INSERT OR IGNORE INTO lease_object
+            SELECT lease.id, held.value ->> 0, held.value ->> 1
+            FROM lease, json_each(lease.record, '$.snapshots') AS held
+            WHERE json_valid(lease.record);
+        UPDATE lease SET record = json_remove(record, '$.blobs', '$.snapshots')
+            WHERE json_valid(record);",
     )
 }
 

@@ -168,7 +168,7 @@ impl Containers {
         created.mounts = match (&new.source, &snapshotter, &snapshot) {
             (RootSource::Image { top, .. }, Some(snapshotter), Some(key)) => {
                 let mut labels = Labels::new();
-                labels.insert("containerkit.container".into(), id.to_string());
+                labels.insert(super::SNAPSHOT_LABEL.into(), id.to_string());
                 snapshotter.prepare(key, top.as_ref(), &labels)?
             }
             (RootSource::Directory(dir), ..) => vec![Mount::bind(dir, Access::ReadWrite)],

@@ -59,6 +59,9 @@ pub use remove::RemoveMode;
 pub use root::ContainerRoot;
 pub use status::{Status, StatusName};
 
+/// On a container's snapshot: its id.
+pub const SNAPSHOT_LABEL: &str = "containerkit.container";
+
 /// Everything that containers need, joined.
 #[derive(Clone)]
 pub struct Containers {

@@ -52,6 +52,7 @@ pub(crate) fn lease(id: &str) -> LeaseRecord {
         id: id.parse().expect("id"),
         expires: None,
         created: Timestamp::now(),
+        holder: None,
         blobs: vec![Algorithm::Sha256.digest(id.as_bytes())],
         snapshots: vec![("overlay".parse().expect("i"), "a/b".parse().expect("k"))],
     }
