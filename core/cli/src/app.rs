@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use containerkit::kit::{Drivers, Opened};
+use containerkit::lease::Lease;
 use containerkit::oci_spec::image::{Descriptor, MediaType};
-use containerkit::record::ImageRecord;
+use containerkit::record::{ImageRecord, Object};
 use containerkit::{
     ContentStore, Error, InstanceName, Records, Reference, Result, Snapshotter, fs,
 };
@@ -107,6 +108,23 @@ impl App {
         })
     }
 
+    /// Begins a lease, so that `gc` in another process leaves these alone.
+    pub(crate) fn lease(&self, objects: &[Object]) -> Result<Lease> {
+        Lease::take(Arc::clone(self.records()?), objects)
+    }
+
+    /// The record of an image that stays while the lease is held: what the
+    /// name points at cannot have been collected in between.
+    pub(crate) fn hold(&self, typed: &str) -> Result<(ImageRecord, Lease)> {
+        loop {
+            let record = self.image(typed)?;
+            let lease = self.lease(&[Object::Blob(record.digest.clone())])?;
+            if self.image(typed)?.digest == record.digest {
+                return Ok((record, lease));
+            }
+        }
+    }
+
     /// Manifest, config and layers of an image for a platform.
     pub(crate) fn resolve(
         &self,
@@ -136,14 +154,23 @@ impl App {
         }
     }
 
-    /// Unpacks an image; the key of its top layer, `None` without layers.
+    /// Unpacks an image; the key of its top layer, `None` without layers. The
+    /// snapshots stay while the lease is held.
     pub(crate) fn unpack(
         &self,
         store: &dyn ContentStore,
         snapshotter: &Opened<dyn Snapshotter>,
         image: &Image,
+        lease: &Lease,
         progress: &Progress,
     ) -> Result<Option<containerkit::SnapshotKey>> {
+        let instance = &snapshotter.stamp.instance;
+        // At once: one transaction, however many layers.
+        let keys = image.layers.iter().map(|layer| {
+            let key = layer.chain_id.to_string().parse()?;
+            Ok(Object::Snapshot(instance.clone(), key))
+        });
+        lease.add(&keys.collect::<Result<Vec<_>>>()?)?;
         fs::ensure_dir(&self.config.state, 0o711)?;
         let locks = self
             .config
@@ -155,7 +182,8 @@ impl App {
         let mut options = UnpackOptions::new(locks);
         options.cancel = progress.cancel.clone();
         options.progress = &watch;
-        containerkit_image::unpack(store, &*snapshotter.driver, image, &options)
+        let leased = lease.snapshotter(instance, &*snapshotter.driver);
+        containerkit_image::unpack(store, &leased, image, &options)
     }
 }
 

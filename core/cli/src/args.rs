@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod options;
 pub(crate) mod pack;
+pub(crate) mod store;
 
 use std::path::PathBuf;
 
@@ -123,6 +124,16 @@ pub(crate) enum Command {
     /// Configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Remove what no image, container or lease needs
+    Gc(store::GcArgs),
+    /// Remove stopped containers, and what nothing needs
+    Prune(store::PruneArgs),
+    /// The kit as a whole
+    #[command(subcommand)]
+    System(store::SystemCommand),
+    /// What keeps blobs and snapshots from being collected
+    #[command(subcommand)]
+    Lease(store::LeaseCommand),
     /// The child process of `driver check`
     #[command(name = crate::cmd::driver::CHILD, hide = true)]
     DriverChild,

@@ -111,6 +111,10 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Content(command) => cmd::content::run(&app, command),
                 Command::Snapshot(command) => cmd::snapshot::run(&app, command),
                 Command::Driver(command) => cmd::driver::run(&app, command),
+                Command::Gc(args) => cmd::gc::run(&app, &args),
+                Command::Prune(args) => cmd::prune::run(&app, &args),
+                Command::System(command) => cmd::system::run(&app, command),
+                Command::Lease(command) => cmd::gc::lease(&app, command),
                 Command::Info => cmd::system::info(&app),
                 Command::Version
                 | Command::Completion { .. }

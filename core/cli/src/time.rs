@@ -28,6 +28,13 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp> {
         .with_source_text("want RFC 3339, seconds since 1970, or an age such as 10m"))
 }
 
+/// An age such as `90s`, `10m`, `1h30m`.
+pub(crate) fn parse_age(text: &str) -> Result<Duration> {
+    age(text).ok_or_else(|| {
+        Error::invalid(format!("age {}", quote(text))).with_source_text("want one such as 10m")
+    })
+}
+
 /// `1700000000` or `1700000000.123456789`.
 fn seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));

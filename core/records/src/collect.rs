@@ -136,21 +136,22 @@ pub(crate) fn condemned(
     store: &Store,
     objects: &[Object],
 ) -> Result<Vec<(Object, ProcessIdentity)>> {
-    store.read(|db| {
-        let none: i64 = db
-            .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM condemned)")?
-            .query_row([], |row| row.get(0))?;
-        if none != 0 {
-            return Ok(Vec::new());
-        }
-        let mut found = Vec::new();
-        for object in objects {
-            let (instance, id) = columns(object);
-            if let Some(holder) = holder(db, instance, &id)? {
-                found.push((object.clone(), holder));
+    store
+        .read(|db| {
+            let none: i64 = db
+                .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM condemned)")?
+                .query_row([], |row| row.get(0))?;
+            if none != 0 {
+                return Ok(Vec::new());
             }
-        }
-        Ok::<_, Fail>(found)
-    })
-    .map_err(|error: Error| error.context("look for what is being removed"))
+            let mut found = Vec::new();
+            for object in objects {
+                let (instance, id) = columns(object);
+                if let Some(holder) = holder(db, instance, &id)? {
+                    found.push((object.clone(), holder));
+                }
+            }
+            Ok::<_, Fail>(found)
+        })
+        .map_err(|error: Error| error.context("look for what is being removed"))
 }

@@ -128,7 +128,7 @@ fn a_newer_schema_is_refused_by_name() {
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     let text = error.to_string();
     assert!(
-        text.contains("version 99; this containerkit supports up to 1"),
+        text.contains("version 99; this containerkit supports up to 2"),
         "{text}"
     );
     assert!(text.contains("records.db"), "{text}");

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{container, image};
-use containerkit::record::{Lifetime, Records};
-use containerkit::{ErrorKind, Page};
+use common::{container, image, lease};
+use containerkit::record::{Lifetime, Object, Records};
+use containerkit::{Algorithm, ErrorKind, Page};
 use containerkit_records::SqliteRecords;
 
 const DIR: &str = "CONTAINERKIT_TEST_RECORDS";
@@ -38,6 +38,11 @@ fn work(dir: &Path, worker: &str, rounds: usize) {
         store.create_container(&own).expect("create");
         let name = format!("i-{worker}-{}", round % 3);
         store.put_image(&image(&name, &id)).expect("put");
+        // As every run does, from its beginning to its container.
+        let held = lease(&format!("l-{worker}-{round}"));
+        store.put_lease(&held).expect("lease");
+        let more = Object::Blob(Algorithm::Sha256.digest(id.as_bytes()));
+        store.extend_lease(&held.id, &[more]).expect("extend");
         match store.create_container(&container(&format!("w-{worker}-{round}"), "web")) {
             Ok(()) => store
                 .delete_container(&format!("w-{worker}-{round}").parse().expect("id"))
@@ -45,6 +50,7 @@ fn work(dir: &Path, worker: &str, rounds: usize) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
         }
         assert_eq!(store.find_container(&id).expect("find"), own);
+        store.delete_lease(&held.id).expect("end");
         if round % 2 == 0 {
             store.delete_container(&own.id).expect("delete");
         }
@@ -87,6 +93,7 @@ fn sixteen_threads_and_eight_processes_never_see_a_lock() {
         store.containers(&Page::default()).expect("list").len(),
         24 * 3
     );
+    assert_eq!(store.leases(&Page::default()).expect("list"), []);
     assert_eq!(store.images(&Page::default()).expect("list").len(), 24 * 3);
     assert_eq!(store.verify().expect("verify"), Vec::<String>::new());
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use containerkit::lease::Lease;
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::record::{DriverStamp, ImageRecord};
+use containerkit::record::{DriverStamp, ImageRecord, Object};
 use containerkit::value::all_pages;
 use containerkit::{
     ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey,
@@ -39,15 +40,10 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
             snapshotter,
             platform,
         } => {
-            let record = app.image(&name)?;
+            let (record, lease) = app.hold(&name)?;
             let progress = Progress::new(app.format, Stderr::Own)?;
-            unpack(
-                app,
-                &record,
-                snapshotter.as_deref(),
-                platform.as_deref(),
-                &progress,
-            )?;
+            let (snapshotter, platform) = (snapshotter.as_deref(), platform.as_deref());
+            unpack(app, &record, snapshotter, platform, &lease, &progress)?;
             Ok(Outcome::Success)
         }
         ImageCommand::Mount {
@@ -79,7 +75,9 @@ fn import(
     let progress = Progress::new(app.format, Stderr::Own)?;
     options.cancel = progress.cancel.clone();
     let watch = |event| progress.event(event);
-    let imported = containerkit_image::import(&*store.driver, path, &options, &watch)?;
+    let lease = app.lease(&[])?;
+    let leased = lease.content(&*store.driver);
+    let imported = containerkit_image::import(&leased, path, &options, &watch)?;
     let named = names(path, imported, name)?;
     let now = Timestamp::now();
     let mut records = Vec::new();
@@ -92,7 +90,7 @@ fn import(
             let target = descriptor(record)?;
             let fits = containerkit_image::offers(&*store.driver, &target, &choice)?;
             if fits || records.len() == 1 {
-                unpack(app, record, None, platform, &progress)?;
+                unpack(app, record, None, platform, &lease, &progress)?;
             } else {
                 log::warn!(
                     "image {}: not unpacked, it is for another platform",
@@ -199,11 +197,12 @@ fn unpack(
     record: &ImageRecord,
     snapshotter: Option<&str>,
     platform: Option<&str>,
+    lease: &Lease,
     progress: &Progress,
 ) -> Result<Option<SnapshotKey>> {
     let (store, image) = app.resolve(record, platform)?;
     let snapshotter = app.snapshotter(snapshotter)?;
-    app.unpack(&*store.driver, &snapshotter, &image, progress)
+    app.unpack(&*store.driver, &snapshotter, &image, lease, progress)
         .context(|| format!("unpack {}", record.name))
 }
 
@@ -334,8 +333,8 @@ fn history(app: &App, name: &str) -> Result<Outcome> {
 }
 
 fn tag(app: &App, source: &str, target: &str) -> Result<Outcome> {
-    let record = app.image(source)?;
     let name: Reference = target.parse()?;
+    let (record, _lease) = app.hold(source)?;
     let now = Timestamp::now();
     app.records()?.put_image(&ImageRecord {
         name,
@@ -390,15 +389,18 @@ fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result
             dir.display()
         )));
     }
-    let record = app.image(name)?;
+    let (record, lease) = app.hold(name)?;
     let progress = Progress::new(app.format, Stderr::Own)?;
-    let top = unpack(app, &record, snapshotter, None, &progress)?;
+    let top = unpack(app, &record, snapshotter, None, &lease, &progress)?;
     progress.cancel.check()?;
     let snapshotter = app.snapshotter(snapshotter)?;
     let key = mount_key(&dir)?;
+    // Until it is mounted, nothing else tells that it is wanted.
+    let instance = snapshotter.stamp.instance.clone();
+    lease.add(&[Object::Snapshot(instance, key.clone())])?;
     let mut labels = Labels::new();
     labels.insert(
-        "containerkit.mount".into(),
+        containerkit_image::gc::MOUNT_LABEL.into(),
         dir.to_string_lossy().into_owned(),
     );
     let mounts: Vec<Mount> = match snapshotter.view(&key, top.as_ref(), &labels) {

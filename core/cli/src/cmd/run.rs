@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use containerkit::container::{Containers, Made, NewContainer, RootSource};
 use containerkit::kit::Drivers;
+use containerkit::lease::Lease;
 use containerkit::record::{AfterExit, ContainerRecord, Lifetime};
 use containerkit::{Context, Error, InstanceName, IoContext, Result, fs};
 
@@ -32,9 +33,11 @@ pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
         false => Lifetime::Durable,
     };
     let cidfile = CidFile::check(&args.make)?;
-    let new = request(app, &containers, &args.make, lifetime)?;
+    let (new, lease) = request(app, &containers, &args.make, lifetime)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
+    // Its own record keeps its image from here on.
+    drop(lease);
     cidfile.write(&created.record)?;
     let id = created.record.id.clone();
     let outcome = start::launch(&containers, created, attach, Made::ForThis, &signals)?;
@@ -51,7 +54,7 @@ pub(crate) fn create(app: &App, args: RunArgs) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
     let cidfile = CidFile::check(&args)?;
-    let new = request(app, &containers, &args, Lifetime::Durable)?;
+    let (new, _lease) = request(app, &containers, &args, Lifetime::Durable)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     cidfile.write(&created.record)?;
@@ -158,13 +161,14 @@ pub(crate) fn containers(app: &App) -> Result<Containers> {
     ))
 }
 
-/// Flags to a request; everything is checked before anything is made.
+/// Flags to a request; everything is checked before anything is made. The
+/// lease keeps its image until the container is recorded.
 fn request(
     app: &App,
     containers: &Containers,
     args: &RunArgs,
     lifetime: Lifetime,
-) -> Result<NewContainer> {
+) -> Result<(NewContainer, Option<Lease>)> {
     let spec = options::spec_request(args, containers, &app.config.root)?;
     let log = options::log(args)?;
     let labels = options::labels(args)?;
@@ -173,11 +177,14 @@ fn request(
     let snapshotter: Option<InstanceName> =
         args.snapshotter.as_deref().map(str::parse).transpose()?;
     let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
-    let source = match options::source(args, &spec)? {
-        Source::Directory(dir) => RootSource::Directory(dir),
-        Source::Image(name) => image_source(app, name, args.snapshotter.as_deref())?,
+    let (source, lease) = match options::source(args, &spec)? {
+        Source::Directory(dir) => (RootSource::Directory(dir), None),
+        Source::Image(name) => {
+            let (source, lease) = image_source(app, name, args.snapshotter.as_deref())?;
+            (source, Some(lease))
+        }
     };
-    Ok(NewContainer {
+    let new = NewContainer {
         name,
         source,
         spec,
@@ -199,22 +206,24 @@ fn request(
             .io_context(|| "find the current folder")?,
         log,
         labels,
-    })
+    };
+    Ok((new, lease))
 }
 
 /// The image, unpacked when its layers are not there yet.
-fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<RootSource> {
-    let record = app.image(typed)?;
+fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<(RootSource, Lease)> {
+    let (record, lease) = app.hold(typed)?;
     let (store, image) = app.resolve(&record, None)?;
     let snapshotter = app.snapshotter(snapshotter)?;
     let progress = Progress::new(app.format, Stderr::Shared)?;
     let top = app
-        .unpack(&*store.driver, &snapshotter, &image, &progress)
+        .unpack(&*store.driver, &snapshotter, &image, &lease, &progress)
         .context(|| format!("unpack {}", record.name))?;
-    Ok(RootSource::Image {
+    let source = RootSource::Image {
         name: record.name,
         digest: record.digest,
         top,
         config: image.config.config().clone().map(Box::new),
-    })
+    };
+    Ok((source, lease))
 }

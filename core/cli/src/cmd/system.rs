@@ -1,4 +1,4 @@
-//! `version`, `info`, `completion`.
+//! `version`, `info`, `completion`, `system`.
 
 use clap::CommandFactory;
 use containerkit::{DriverKind, Result};
@@ -7,7 +7,16 @@ use serde_json::json;
 use crate::Outcome;
 use crate::app::App;
 use crate::args::Cli;
+use crate::args::store::SystemCommand;
 use crate::output::{self, Format};
+
+pub(crate) fn run(app: &App, command: SystemCommand) -> Result<Outcome> {
+    match command {
+        SystemCommand::Df => super::df::run(app),
+        SystemCommand::Prune(args) => super::prune::run(app, &args),
+        SystemCommand::Info => info(app),
+    }
+}
 
 pub(crate) fn version(format: Format) -> Result<Outcome> {
     let abi = containerkit_plugin::host::AbiVersion::CURRENT.to_string();

@@ -111,7 +111,9 @@ impl<'a> Marks<'a> {
     ) -> Result<()> {
         let mut pending = vec![digest.clone()];
         while let Some(next) = pending.pop() {
-            self.blobs.entry(next.clone()).or_insert_with(|| reason.clone());
+            self.blobs
+                .entry(next.clone())
+                .or_insert_with(|| reason.clone());
             if self.walked.contains(&next) {
                 continue;
             }

@@ -32,7 +32,7 @@ use containerkit::content::{BlobFilter, BlobInfo, IngestStatus};
 use containerkit::record::{LeaseRecord, Records};
 use containerkit::snapshot::{SnapshotFilter, SnapshotInfo};
 use containerkit::value::all_pages;
-use containerkit::{ContentStore, InstanceName, Opened, Result, Snapshotter};
+use containerkit::{ContentStore, Digest, InstanceName, Opened, Result, Snapshotter};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
@@ -232,6 +232,21 @@ pub fn collect(stores: &Stores<'_>, options: &GcOptions) -> Result<Collected> {
     Ok(collected)
 }
 
+/// The blobs that a manifest or an index keeps and that are there, itself
+/// among them, with their sizes.
+pub fn blobs_of(stores: &Stores<'_>, digest: &Digest) -> Result<Vec<(Digest, u64)>> {
+    let mut marks = Marks::new(stores);
+    marks.document(digest, &"it".into(), mark::Wanted::IfThere)?;
+    let mut found = Vec::new();
+    for blob in marks.blobs.into_keys() {
+        let sizes = stores.contents.iter().map(|store| store.info(&blob));
+        if let Some(info) = sizes.flatten().next() {
+            found.push((blob, info.size));
+        }
+    }
+    Ok(found)
+}
+
 fn of_lease(lease: &LeaseRecord) -> Result<Verdict> {
     let (action, reason) = match lease.ended()? {
         Some(why) => (Action::Remove, why),
@@ -249,10 +264,7 @@ fn of_lease(lease: &LeaseRecord) -> Result<Verdict> {
 
 fn holder_of(lease: &LeaseRecord) -> String {
     match (&lease.holder, &lease.expires) {
-        (Some(holder), _) => format!(
-            "held by {}",
-            containerkit::lock::name_process(holder.pid)
-        ),
+        (Some(holder), _) => format!("held by {}", containerkit::lock::name_process(holder.pid)),
         (None, Some(expires)) => format!("it holds until {expires}"),
         (None, None) => "it holds until it is removed".into(),
     }

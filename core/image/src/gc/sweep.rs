@@ -41,7 +41,9 @@ pub(super) fn run(
     let mut pending = judge(stores, listing, marks, options, collected)?;
     if options.mode == Mode::Tell {
         for candidate in pending {
-            collected.verdicts.push(candidate.verdict(stores, Action::Remove, None));
+            collected
+                .verdicts
+                .push(candidate.verdict(stores, Action::Remove, None));
         }
         return ingests(stores, listing, options, collected);
     }
@@ -97,7 +99,10 @@ fn labelled(stores: &Stores<'_>, listing: &Listing, marks: &mut Marks<'_>) -> Re
         for info in infos {
             if info.labels.contains_key(ROOT_LABEL) {
                 let place = (snapshotter.stamp.instance.clone(), info.key.clone());
-                marks.snapshots.entry(place).or_insert_with(|| reason.clone());
+                marks
+                    .snapshots
+                    .entry(place)
+                    .or_insert_with(|| reason.clone());
             }
         }
     }
@@ -280,7 +285,10 @@ fn depths<'a>(
                 break;
             }
             chain.push(&info.key);
-            next = info.parent.as_ref().and_then(|parent| by_key.get(parent).copied());
+            next = info
+                .parent
+                .as_ref()
+                .and_then(|parent| by_key.get(parent).copied());
         }
         for (step, key) in chain.into_iter().rev().enumerate() {
             depth.insert(key, base + step);
