@@ -88,7 +88,13 @@ pub fn assert_sound(kit: &Kit) {
 pub fn assert_accounted(kit: &Kit) {
     content_accounted(&kit.root().join("content/local"), kit);
     overlay_accounted(&kit.root().join("snapshotter/overlay"), kit);
-    let known = ["content", "snapshotter", "containers", "records.db"];
+    let known = [
+        "content",
+        "snapshotter",
+        "runtime",
+        "containers",
+        "records.db",
+    ];
     let log = ["records.db-wal", "records.db-shm", "records.db.lock"];
     assert_only(&kit.root(), &known.into_iter().chain(log).collect());
 }
