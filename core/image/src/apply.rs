@@ -36,7 +36,7 @@ use tree::{Dir, Tree};
 
 pub(crate) use below::Below;
 pub(crate) use blind::{Blind, blind};
-pub(crate) use meta::{is_overlays, is_systems};
+pub(crate) use meta::{is_kept_xattr, is_overlays, is_systems};
 pub(crate) use settle::{Settled, settle};
 pub(crate) use stack::Stack;
 pub(crate) use tree::{clamp, join};

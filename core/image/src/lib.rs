@@ -14,6 +14,7 @@
 //! | [`pack`](mod@pack) | a changed tree as an image |
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
+//! | [`mirror`] | two trees compared, and made equal |
 //! | [`gc`] | what nothing needs any more |
 
 pub mod apply;
@@ -28,6 +29,7 @@ pub mod import;
 mod layer;
 mod limits;
 pub mod pack;
+pub mod mirror;
 pub mod platform;
 pub mod resolve;
 pub mod unpack;

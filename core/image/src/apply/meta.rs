@@ -189,6 +189,12 @@ pub(crate) fn is_systems(name: &[u8]) -> bool {
         || name.starts_with(b"security.SMACK")
 }
 
+/// Whether an attribute is part of a tree: neither the system's label nor
+/// overlay's own.
+pub(crate) fn is_kept_xattr(name: &[u8]) -> bool {
+    !is_systems(name) && !is_overlays(name)
+}
+
 fn xattr_names(fd: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     // The kernel's limit of a list.
     let mut names = vec![0u8; 64 << 10];
@@ -199,7 +205,7 @@ fn xattr_names(fd: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     };
     let names = names[..length].split(|b| *b == 0);
     Ok(names
-        .filter(|name| !name.is_empty() && !is_systems(name) && !is_overlays(name))
+        .filter(|name| !name.is_empty() && is_kept_xattr(name))
         .map(<[u8]>::to_vec)
         .collect())
 }
