@@ -5,13 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use containerkit::kit::{Drivers, Opened};
 use containerkit::lease::Lease;
-use containerkit::oci_spec::image::{Descriptor, MediaType};
 use containerkit::record::{ImageRecord, Object};
 use containerkit::{
     ContentStore, Error, InstanceName, Records, Reference, Result, Snapshotter, fs,
 };
 use containerkit_config::{Config, Flags, LoadedDrivers};
-use containerkit_image::{Image, PlatformChoice, UnpackOptions};
+use containerkit_image::{Image, PlatformChoice, UnpackOptions, descriptor};
 use containerkit_records::SqliteRecords;
 
 use crate::args::Global;
@@ -185,19 +184,6 @@ impl App {
         let leased = lease.snapshotter(instance, &*snapshotter.driver);
         containerkit_image::unpack(store, &leased, image, &options)
     }
-}
-
-/// The descriptor of a record.
-pub(crate) fn descriptor(record: &ImageRecord) -> Result<Descriptor> {
-    let digest: containerkit::oci_spec::image::Digest =
-        record.digest.to_string().parse().map_err(|e| {
-            Error::internal(format!("image {}: its digest", record.name)).with_source(e)
-        })?;
-    Ok(Descriptor::new(
-        MediaType::from(record.media_type.as_str()),
-        record.size,
-        digest,
-    ))
 }
 
 /// `--platform`, or the host's.

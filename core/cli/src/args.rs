@@ -128,6 +128,8 @@ pub(crate) enum Command {
     Gc(store::GcArgs),
     /// Remove stopped containers, and what nothing needs
     Prune(store::PruneArgs),
+    /// Check all that is stored
+    Check(store::CheckArgs),
     /// The kit as a whole
     #[command(subcommand)]
     System(store::SystemCommand),
@@ -228,6 +230,15 @@ pub(crate) enum ImageCommand {
         /// Snapshotter instance
         #[arg(long, value_name = "NAME")]
         snapshotter: Option<String>,
+    },
+    /// Check that images are whole: blobs, layers and snapshots
+    Check {
+        /// Mend what is damaged
+        #[arg(long)]
+        repair: bool,
+        /// Image names; all without one
+        #[arg(value_name = "REF")]
+        names: Vec<String>,
     },
     /// Take an image's mount away
     Unmount {

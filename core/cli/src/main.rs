@@ -113,6 +113,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Driver(command) => cmd::driver::run(&app, command),
                 Command::Gc(args) => cmd::gc::run(&app, &args),
                 Command::Prune(args) => cmd::prune::run(&app, &args),
+                Command::Check(args) => cmd::check::run(&app, &args),
                 Command::System(command) => cmd::system::run(&app, command),
                 Command::Lease(command) => cmd::gc::lease(&app, command),
                 Command::Info => cmd::system::info(&app),

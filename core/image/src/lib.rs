@@ -16,11 +16,13 @@
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
 //! | [`mirror`] | two trees compared, and made equal |
 //! | [`gc`] | what nothing needs any more |
+//! | [`check`](mod@check) | whether what is stored is whole, and mending it |
 
 pub mod apply;
 mod cancel;
 pub mod copy;
 pub mod diff;
+pub mod check;
 mod document;
 pub mod event;
 pub mod export;
@@ -43,7 +45,7 @@ pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
 pub use pack::{PackOptions, Packed, pack};
 pub use platform::PlatformChoice;
-pub use resolve::{Image, Layer, describe, is_complete, offers, platforms, resolve};
+pub use resolve::{Image, Layer, describe, descriptor, is_complete, offers, platforms, resolve};
 pub use unpack::{UnpackOptions, unpack};
 
 /// Bytes of an image, quoted for an error line.

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use containerkit::content::ContentStore;
-use containerkit::oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+use containerkit::oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
+use containerkit::record::ImageRecord;
 use containerkit::{Context as _, Digest, Error, ErrorKind, Result, chain_id};
 
 use crate::document::{self, Document, digest_of};
@@ -61,6 +62,16 @@ impl Image {
                 sum.saturating_add(layer.descriptor.size())
             })
     }
+}
+
+/// The descriptor of what a record points at.
+pub fn descriptor(record: &ImageRecord) -> Result<Descriptor> {
+    let digest: containerkit::oci_spec::image::Digest =
+        record.digest.to_string().parse().map_err(|error| {
+            Error::internal(format!("image {}: its digest", record.name)).with_source(error)
+        })?;
+    let media_type = MediaType::from(record.media_type.as_str());
+    Ok(Descriptor::new(media_type, record.size, digest))
 }
 
 /// Counts documents, so that an index of many costs an error and not a day.
@@ -313,8 +324,26 @@ fn config(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<ImageConf
     document::parse_config(&data).context(|| format!("config {}", descriptor.digest()))
 }
 
+/// Every image manifest below `target` with the platform that it is for, be it
+/// there or not.
+pub(crate) fn manifests(
+    store: &dyn ContentStore,
+    target: &Descriptor,
+) -> Result<Vec<(Descriptor, Offered)>> {
+    let mut found = Vec::new();
+    let mut budget = Budget(DOCUMENTS);
+    collect(
+        store,
+        target,
+        DEPTH,
+        &mut budget,
+        &mut |descriptor, offered| found.push((descriptor.clone(), offered)),
+    )?;
+    Ok(found)
+}
+
 /// The image of one manifest.
-fn image(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Image> {
+pub(crate) fn image(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Image> {
     let Document::Manifest(manifest) = document::load(store, descriptor)? else {
         return Err(Error::invalid(format!(
             "{} is an index where a manifest was announced",

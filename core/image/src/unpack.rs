@@ -17,6 +17,7 @@
 
 pub(crate) mod flight;
 mod line;
+pub(crate) mod scratch;
 mod source;
 mod worker;
 
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use containerkit::content::ContentStore;
-use containerkit::snapshot::SnapshotKind;
+use containerkit::snapshot::{SnapshotInfo, SnapshotKind};
 use containerkit::{Error, ErrorKind, Result, SnapshotKey, Snapshotter};
 
 use crate::cancel::Cancel;
@@ -161,6 +162,12 @@ pub fn is_unpacked(snapshotter: &dyn Snapshotter, image: &Image) -> Result<bool>
         None => Ok(true),
         Some(layer) => committed(snapshotter, &layer.chain_id.to_string().parse()?),
     }
+}
+
+/// Whether the process that wrote a snapshot here has ended. `false` for what
+/// was not written by unpacking.
+pub(crate) fn abandoned(info: &SnapshotInfo) -> Result<bool> {
+    flight::is_abandoned(info)
 }
 
 fn committed(snapshotter: &dyn Snapshotter, key: &SnapshotKey) -> Result<bool> {

@@ -14,6 +14,7 @@
 //! | `file` | finding, making and opening the file; what is wrong with it |
 //! | `schema` | the tables, and the ladder from older ones |
 //! | `store` | transactions, patience with other writers, errors |
+//! | `salvage` | what a damaged file still tells |
 //! | `image`, `container`, `lease`, `collect` | the calls |
 
 mod collect;
@@ -21,6 +22,7 @@ mod container;
 mod file;
 mod image;
 mod lease;
+mod salvage;
 mod schema;
 mod store;
 
@@ -32,6 +34,8 @@ use containerkit::record::{
     Condemned, ContainerRecord, ImageRecord, LeaseRecord, Object, Records, Root, Roots,
 };
 use containerkit::{ContainerId, Digest, Page, Reference, Result};
+
+pub use salvage::{Salvaged, salvage};
 
 /// The record store.
 #[derive(Debug)]

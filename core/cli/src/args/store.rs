@@ -27,6 +27,14 @@ pub(crate) struct PruneArgs {
     pub(crate) filter: Vec<String>,
 }
 
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Mend what is damaged, as far as that can be done from what is here
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
 /// `system`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {

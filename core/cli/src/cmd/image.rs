@@ -10,11 +10,11 @@ use containerkit::{
     ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey,
     Timestamp, mounter,
 };
-use containerkit_image::{ImportOptions, Imported};
+use containerkit_image::{ImportOptions, Imported, descriptor};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::app::{App, descriptor, existing_dir, platform_choice};
+use crate::app::{App, existing_dir, platform_choice};
 use crate::args::ImageCommand;
 use crate::output::{self, Format, human_size};
 use crate::progress::{Progress, Stderr};
@@ -52,6 +52,7 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
             snapshotter,
         } => mount(app, &name, &dir, snapshotter.as_deref()),
         ImageCommand::Unmount { dir } => unmount(app, &dir),
+        ImageCommand::Check { repair, names } => super::check::images(app, repair, &names),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod checkpoint;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod content;

@@ -232,13 +232,18 @@ pub fn collect(stores: &Stores<'_>, options: &GcOptions) -> Result<Collected> {
     Ok(collected)
 }
 
-/// The blobs that a manifest or an index keeps and that are there, itself
-/// among them, with their sizes.
-pub fn blobs_of(stores: &Stores<'_>, digest: &Digest) -> Result<Vec<(Digest, u64)>> {
+/// The blobs that a manifest or an index keeps, itself among them, be they
+/// there or not.
+pub fn named_by(stores: &Stores<'_>, digest: &Digest) -> Result<Vec<Digest>> {
     let mut marks = Marks::new(stores);
     marks.document(digest, &"it".into(), mark::Wanted::IfThere)?;
+    Ok(marks.blobs.into_keys().collect())
+}
+
+/// Those of them that are there, with their sizes.
+pub fn blobs_of(stores: &Stores<'_>, digest: &Digest) -> Result<Vec<(Digest, u64)>> {
     let mut found = Vec::new();
-    for blob in marks.blobs.into_keys() {
+    for blob in named_by(stores, digest)? {
         let sizes = stores.contents.iter().map(|store| store.info(&blob));
         if let Some(info) = sizes.flatten().next() {
             found.push((blob, info.size));

@@ -95,7 +95,7 @@ pub(crate) fn remove_stale(
     Ok(())
 }
 
-fn is_abandoned(info: &SnapshotInfo) -> Result<bool> {
+pub(super) fn is_abandoned(info: &SnapshotInfo) -> Result<bool> {
     let Some(identity) = info.labels.get(PROCESS_LABEL) else {
         return Ok(false);
     };

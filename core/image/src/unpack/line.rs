@@ -482,7 +482,7 @@ fn fill(
     Ok(applied)
 }
 
-fn open_root(tree: &OwnedFd) -> Result<OwnedFd> {
+pub(super) fn open_root(tree: &OwnedFd) -> Result<OwnedFd> {
     rustix::fs::openat(
         tree,
         c".",

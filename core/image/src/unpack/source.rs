@@ -46,18 +46,23 @@ impl<'a> Watched<'a> {
 
     /// Reads to the end and compares the digest.
     pub(super) fn verify(self, layer: &Layer) -> Result<()> {
-        let found = self.stream.finish()?;
-        if found == layer.diff_id {
-            return Ok(());
-        }
-        Err(Error::data_loss(format!(
-            "its content has the digest {found}, the image's config says {}",
-            layer.diff_id
-        ))
-        .with_hint(
-            "the image was put together wrongly, or the blob is damaged; import or pull it again",
-        ))
+        verify(self.stream, layer)
     }
+}
+
+/// Reads a layer's stream to the end and compares the digest.
+pub(super) fn verify(stream: Stream, layer: &Layer) -> Result<()> {
+    let found = stream.finish()?;
+    if found == layer.diff_id {
+        return Ok(());
+    }
+    Err(Error::data_loss(format!(
+        "its content has the digest {found}, the image's config says {}",
+        layer.diff_id
+    ))
+    .with_hint(
+        "the image was put together wrongly, or the blob is damaged; import or pull it again",
+    ))
 }
 
 impl Read for Watched<'_> {
