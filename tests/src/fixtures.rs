@@ -45,6 +45,20 @@ pub fn misbehave() -> PathBuf {
     out.join("libfixture_misbehave.so")
 }
 
+/// The third party's copying snapshotter, built in its own workspace.
+pub fn native() -> PathBuf {
+    let target = crate::kit::built().parent().expect("the target folder");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(checkout().join("tests/third-party/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status()
+        .expect("run cargo");
+    assert!(status.success(), "build tests/third-party");
+    target.join("debug/libcontainerkit_native.so")
+}
+
 /// The drivers in memory over an allocator of their own.
 pub fn allocator() -> PathBuf {
     static OUT: OnceLock<PathBuf> = OnceLock::new();

@@ -3,30 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use containerkit::Algorithm;
+use containerkit_tests::fixtures::native;
 use containerkit_tests::kit::{Kit, built};
-
-/// The third party's snapshotter, built in its own workspace.
-fn native() -> PathBuf {
-    let target = built().parent().unwrap();
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/third-party/Cargo.toml");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--manifest-path",
-            manifest,
-            "--target-dir",
-        ])
-        .arg(target)
-        .status()
-        .unwrap();
-    assert!(status.success(), "build tests/third-party");
-    target.join("debug/libcontainerkit_native.so")
-}
 
 fn sha256(path: &std::path::Path) -> String {
     Algorithm::Sha256

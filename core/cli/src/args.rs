@@ -367,6 +367,15 @@ pub(crate) enum SnapshotAction {
         #[arg(long)]
         tar: bool,
     },
+    /// Replay committed snapshots, and containers that do not run, into another snapshotter
+    Migrate {
+        /// Snapshotter instance that gets them
+        #[arg(long, value_name = "INSTANCE")]
+        to: String,
+        /// Images or keys; everything without one
+        #[arg(value_name = "REF|CHAIN")]
+        what: Vec<String>,
+    },
     /// Change a snapshot's labels: K=V sets, K= removes
     Label {
         /// Key

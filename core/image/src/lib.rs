@@ -15,6 +15,7 @@
 //! | [`mod@resolve`] | from an index to one platform's manifest, config and layers |
 //! | [`unpack`](mod@unpack) | layers into committed snapshots |
 //! | [`mirror`] | two trees compared, and made equal |
+//! | [`migrate`](mod@migrate) | committed snapshots into another snapshotter |
 //! | [`gc`] | what nothing needs any more |
 //! | [`check`](mod@check) | whether what is stored is whole, and mending it |
 
@@ -31,6 +32,7 @@ pub mod import;
 mod layer;
 mod limits;
 pub mod pack;
+pub mod migrate;
 pub mod mirror;
 pub mod platform;
 pub mod resolve;

@@ -190,7 +190,7 @@ fn wait_turn(tries: i32) -> bool {
 fn explain(path: &Path, error: rusqlite::Error) -> Error {
     let what = format!("snapshot metadata {}", path.display());
     if !is_busy(&error) {
-        return sql_error(error).context(what);
+        return mendable(sql_error(error).context(what));
     }
     // By its path: to open and close it here would free the locks of this
     // process's connections (POSIX locks).
@@ -211,9 +211,9 @@ pub(crate) fn sql_error(error: rusqlite::Error) -> Error {
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Conflict,
         Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => ErrorKind::ResourceExhausted,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure) => {
-            ErrorKind::DataLoss
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::DataLoss,
+        // What a disk refuses now may be there again later.
+        Some(ErrorCode::SystemIoFailure) => ErrorKind::Unavailable,
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
             ErrorKind::PermissionDenied
         }
@@ -287,6 +287,7 @@ fn create(path: &Path) -> Result<Connection> {
     if version(&db, path)? == VERSION {
         return Ok(db);
     }
+    refuse_lost(path)?;
     let tables: i64 = db
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(|e| explain(path, e))?;
@@ -306,6 +307,30 @@ fn create(path: &Path) -> Result<Connection> {
     step("db.wal");
     climb(&db).map_err(|e| explain(path, e))?;
     Ok(db)
+}
+
+/// SQLite takes what is left of a truncated file for an empty database. No
+/// folder is made before there is a whole one, so folders tell that there was.
+fn refuse_lost(path: &Path) -> Result<()> {
+    let folders = path.with_file_name("snapshots");
+    let there = fs::read_dir(&folders).is_ok_and(|mut entries| entries.next().is_some());
+    if !there {
+        return Ok(());
+    }
+    Err(mendable(Error::data_loss(format!(
+        "snapshot metadata {} is missing or empty, and {} is not",
+        path.display(),
+        folders.display()
+    ))))
+}
+
+/// With what can be done about damaged metadata.
+fn mendable(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::DataLoss => error
+            .with_hint("`containerkit check --repair` puts it aside and unpacks the images again"),
+        _ => error,
+    }
 }
 
 /// From whatever older version to [`VERSION`], in one transaction.

@@ -20,6 +20,7 @@ pub(crate) mod gc;
 pub(crate) mod image;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod migrate;
 pub(crate) mod options;
 pub(crate) mod pack;
 pub(crate) mod prune;

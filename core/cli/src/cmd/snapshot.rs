@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use containerkit::snapshot::{CommitOptions, SnapshotFilter, SnapshotInfo, Snapshotter};
 use containerkit::value::all_pages;
-use containerkit::{Labels, Mount, Result, SnapshotKey};
+use containerkit::{Error, Labels, Mount, Result, SnapshotKey};
 use serde_json::json;
 
 use crate::Outcome;
@@ -15,8 +15,12 @@ use crate::output::{self, Format, human_size};
 
 pub(crate) fn run(app: &App, command: SnapshotCommand) -> Result<Outcome> {
     let snapshotter = app.snapshotter(command.snapshotter.as_deref())?;
+    if let SnapshotAction::Migrate { to, what } = &command.action {
+        return super::migrate::run(app, &snapshotter, to, what);
+    }
     let snapshotter = &*snapshotter.driver;
     match command.action {
+        SnapshotAction::Migrate { .. } => Err(Error::internal("handled above")),
         SnapshotAction::Ls => ls(app, snapshotter),
         SnapshotAction::Tree => tree(app, snapshotter),
         SnapshotAction::Prepare { key, parent } => {

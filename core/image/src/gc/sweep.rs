@@ -318,7 +318,8 @@ fn own_reason(
     }
     if let Some(id) = info.labels.get(SNAPSHOT_LABEL) {
         return Ok(match marks.containers.contains(id) {
-            true => Ok(format!("container {id}").into()),
+            // Its record names the one that counts, and not this one.
+            true => Err(format!("its container {id} has another snapshot").into()),
             false => Err(format!("its container {id} is gone").into()),
         });
     }

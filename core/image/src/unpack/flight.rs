@@ -19,7 +19,7 @@ fn path(chain: &Digest, options: &UnpackOptions<'_>) -> PathBuf {
 }
 
 /// Takes a chain ID for this process; `Conflict` while another has it.
-pub(super) fn take(chain: &Digest, options: &UnpackOptions<'_>, wait: Wait) -> Result<FileLock> {
+pub(crate) fn take(chain: &Digest, options: &UnpackOptions<'_>, wait: Wait) -> Result<FileLock> {
     FileLock::acquire(
         &path(chain, options),
         &format!("unpacking of chain {chain}"),
@@ -66,6 +66,11 @@ pub(crate) fn temporary_key(what: &str) -> Result<SnapshotKey> {
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
         .io_context(|| "get random bytes")?;
     format!("{what}-{:016x}", u64::from_ne_bytes(bytes)).parse()
+}
+
+/// Removes what killed processes left of a chain ID, whose lock is held.
+pub(crate) fn drop_abandoned(snapshotter: &dyn Snapshotter, chain: &SnapshotKey) -> Result<()> {
+    remove_stale(snapshotter, (CHAIN_LABEL, Some(chain)))
 }
 
 /// Removes what killed processes left, by a label of theirs. What a living

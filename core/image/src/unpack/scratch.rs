@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use containerkit::content::ContentStore;
 use containerkit::snapshot::CommitOptions;
-use containerkit::{Error, IoContext, Mount, Result, SnapshotKey, Snapshotter, mounter};
+use containerkit::{Error, IoContext, Labels, Mount, Result, SnapshotKey, Snapshotter, mounter};
 
 use super::line::open_root;
 use super::worker::drop_active;
@@ -75,12 +75,15 @@ impl<'a> Scratch<'a> {
     }
 
     /// Makes it durable and commits it.
-    pub(crate) fn commit(mut self, chain: &SnapshotKey) -> Result<()> {
+    pub(crate) fn commit(mut self, chain: &SnapshotKey, labels: Labels) -> Result<()> {
         rustix::fs::syncfs(self.root()?).io_context(|| "write the snapshot to the disk")?;
         (self.root, self.tree) = (None, None);
         containerkit::step("scratch.synced");
-        self.snapshotter
-            .commit(chain, &self.key, &CommitOptions::default())?;
+        let options = CommitOptions {
+            labels,
+            parent: None,
+        };
+        self.snapshotter.commit(chain, &self.key, &options)?;
         self.kept = true;
         Ok(())
     }

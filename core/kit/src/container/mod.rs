@@ -21,6 +21,7 @@
 //! | `exec` | further processes, and its streams |
 //! | `exits` | how removed ones ended |
 //! | `remove` | end and forget, whatever the state |
+//! | `rehouse` | another snapshotter |
 //! | `repair` | find and mend what killed processes left |
 
 mod checkpoint;
@@ -31,6 +32,7 @@ mod freeze;
 mod keep;
 mod launch;
 mod process;
+mod rehouse;
 mod remove;
 mod repair;
 mod root;

@@ -113,7 +113,11 @@ impl Containers {
 
     /// The container's lock, killing its holder's container when forced.
     /// `None` when the folder of the lock is gone already.
-    fn take_over(&self, record: &ContainerRecord, mode: RemoveMode) -> Result<Option<FileLock>> {
+    pub(super) fn take_over(
+        &self,
+        record: &ContainerRecord,
+        mode: RemoveMode,
+    ) -> Result<Option<FileLock>> {
         let path = self.lock_path(&record.id);
         let what = format!("container {}", record.name);
         match FileLock::acquire(&path, &what, Wait::No) {
