@@ -73,7 +73,7 @@ fn fill(records: &SqliteRecords, local: &Local, overlay: &Overlay, blobs: usize,
         overlay
             .commit(&key, &active, &CommitOptions::default())
             .unwrap();
-        if n % CHAIN == CHAIN - 1 && (n / CHAIN) % 2 == 0 {
+        if n % CHAIN == CHAIN - 1 && (n / CHAIN).is_multiple_of(2) {
             lease
                 .snapshots
                 .push(("overlay".parse().unwrap(), key.clone()));

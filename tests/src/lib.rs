@@ -2,6 +2,7 @@
 
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used)]
 
+pub mod faults;
 pub mod fixtures;
 pub mod image;
 pub mod kit;

@@ -204,7 +204,8 @@ fn what_a_killed_command_left_is_told_and_no_damage() {
 #[test]
 fn blobs_on_disk_that_are_flipped_cut_symlinked_or_gone() {
     let kit = kit();
-    let spoil: [(&str, &dyn Fn(&PathBuf, &[u8])); 5] = [
+    type Spoil<'a> = (&'static str, &'a dyn Fn(&PathBuf, &[u8]));
+    let spoil: [Spoil<'_>; 5] = [
         ("flip", &|path, data| {
             let mut data = data.to_vec();
             let middle = data.len() / 2;
@@ -255,7 +256,8 @@ fn blobs_on_disk_that_are_flipped_cut_symlinked_or_gone() {
 #[test]
 fn files_of_a_snapshot_that_are_changed() {
     let kit = kit();
-    let spoil: [(&str, &dyn Fn(&PathBuf)); 6] = [
+    type Spoil<'a> = (&'static str, &'a dyn Fn(&PathBuf));
+    let spoil: [Spoil<'_>; 6] = [
         ("data/file", &|fs| {
             std::fs::write(fs.join("data/file"), "OF the second layer").unwrap()
         }),

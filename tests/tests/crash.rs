@@ -553,13 +553,14 @@ fn image_import() {
         ..Operation::new(&kit, &args, &|| assert_imported(&kit, "small"))
     }
     .kill_everywhere(&[
+        "records.file",
+        "records.rename",
+        "lease.taken",
         "blob.renamed",
         "unpack.prepared",
         "unpack.written",
         "unpack.synced",
         "db.committed",
-        "records.file",
-        "records.rename",
         "records.commit",
         "records.committed",
     ]);

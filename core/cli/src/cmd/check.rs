@@ -30,8 +30,8 @@ pub(crate) fn run(app: &App, args: &CheckArgs) -> Result<Outcome> {
     let contents = open(app, DriverKind::Content, &mut before, |name| {
         app.drivers.content(Some(name))
     })?;
-    let (snapshotters, fresh) = snapshotters(app, repair, &mut before)?;
-    report(app, repair, None, contents, snapshotters, before, &fresh)
+    let Snapshotters { opened, fresh } = snapshotters(app, repair, &mut before)?;
+    report(app, repair, None, contents, opened, before, &fresh)
 }
 
 pub(crate) fn images(app: &App, repair_too: bool, names: &[String]) -> Result<Outcome> {
@@ -219,14 +219,16 @@ fn of_store(name: &InstanceName, error: &Error) -> Finding {
     finding
 }
 
+/// Those that open, and the names of those among them that were begun anew.
+struct Snapshotters {
+    opened: Vec<Opened<dyn Snapshotter>>,
+    fresh: Vec<InstanceName>,
+}
+
 /// The snapshotters. One whose own data is damaged is put aside as a whole when
 /// that is asked for, so that the files in it can still be looked at, and begins
-/// anew: its name is in the second list.
-fn snapshotters(
-    app: &App,
-    repair: Repair,
-    found: &mut Vec<Finding>,
-) -> Result<(Vec<Opened<dyn Snapshotter>>, Vec<InstanceName>)> {
+/// anew.
+fn snapshotters(app: &App, repair: Repair, found: &mut Vec<Finding>) -> Result<Snapshotters> {
     let (mut opened, mut fresh) = (Vec::new(), Vec::new());
     for name in used(app, DriverKind::Snapshotter) {
         let error = match app.drivers.snapshotter(Some(&name)).and_then(readable) {
@@ -258,7 +260,7 @@ fn snapshotters(
         }
         found.push(finding);
     }
-    Ok((opened, fresh))
+    Ok(Snapshotters { opened, fresh })
 }
 
 /// A database may open and be damaged further in.

@@ -85,7 +85,8 @@ fn a_copy_is_equal_in_everything_and_has_the_holes() {
 
 #[test]
 fn every_difference_is_told_and_mended() {
-    let change: [(&str, &dyn Fn(&Path)); 14] = [
+    type Change<'a> = (&'static str, &'a dyn Fn(&Path));
+    let change: [Change<'_>; 14] = [
         ("its content", &|b| {
             let time = std::fs::metadata(b.join("setuid"))
                 .and_then(|m| m.modified())
