@@ -21,9 +21,9 @@
 
 pub mod apply;
 mod cancel;
+pub mod check;
 pub mod copy;
 pub mod diff;
-pub mod check;
 mod document;
 pub mod event;
 pub mod export;
@@ -31,9 +31,9 @@ pub mod gc;
 pub mod import;
 mod layer;
 mod limits;
-pub mod pack;
 pub mod migrate;
 pub mod mirror;
+pub mod pack;
 pub mod platform;
 pub mod resolve;
 pub mod unpack;

@@ -324,24 +324,6 @@ fn config(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<ImageConf
     document::parse_config(&data).context(|| format!("config {}", descriptor.digest()))
 }
 
-/// Every image manifest below `target` with the platform that it is for, be it
-/// there or not.
-pub(crate) fn manifests(
-    store: &dyn ContentStore,
-    target: &Descriptor,
-) -> Result<Vec<(Descriptor, Offered)>> {
-    let mut found = Vec::new();
-    let mut budget = Budget(DOCUMENTS);
-    collect(
-        store,
-        target,
-        DEPTH,
-        &mut budget,
-        &mut |descriptor, offered| found.push((descriptor.clone(), offered)),
-    )?;
-    Ok(found)
-}
-
 /// The image of one manifest.
 pub(crate) fn image(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Image> {
     let Document::Manifest(manifest) = document::load(store, descriptor)? else {

@@ -2,11 +2,11 @@
 
 use containerkit::kit::Opened;
 use containerkit::{ContentStore, Result};
-use containerkit_image::ExportOptions;
 use containerkit_image::export::Source;
+use containerkit_image::{ExportOptions, descriptor};
 
 use crate::Outcome;
-use crate::app::{App, descriptor, platform_choice};
+use crate::app::{App, platform_choice};
 use crate::args::pack::ExportArgs;
 use crate::output;
 use crate::progress::{Progress, Stderr};
@@ -17,9 +17,10 @@ pub(crate) fn export(app: &App, args: ExportArgs) -> Result<Outcome> {
         platform: platform_choice(args.platform.as_deref())?,
         cancel: Progress::new(app.format, Stderr::Own)?.cancel.clone(),
     };
-    let mut images = Vec::new();
+    let (mut images, mut leases) = (Vec::new(), Vec::new());
     for name in &args.names {
-        let record = app.image(name)?;
+        let (record, lease) = app.hold(name)?;
+        leases.push(lease);
         images.push((app.content_of(&record)?, record));
     }
     let mut sources: Vec<Source<'_>> = Vec::new();

@@ -2,14 +2,14 @@
 //! results into text or JSON.
 
 pub(crate) mod attach;
-pub(crate) mod checkpoint;
 pub(crate) mod check;
+pub(crate) mod checkpoint;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod content;
 pub(crate) mod copy;
-pub(crate) mod diff;
 pub(crate) mod df;
+pub(crate) mod diff;
 pub(crate) mod driver;
 pub(crate) mod each;
 pub(crate) mod events;

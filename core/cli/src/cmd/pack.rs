@@ -4,16 +4,17 @@ use std::path::Path;
 
 use containerkit::container::Containers;
 use containerkit::kit::Opened;
+use containerkit::lease::Lease;
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::record::{ContainerRecord, ImageRecord};
+use containerkit::record::{ContainerRecord, ImageRecord, Object};
 use containerkit::{ContentStore, Context, Error, ErrorKind, Mount, Reference, Result, Timestamp};
 use containerkit_image::diff::{Trees, on_snapshot};
 use containerkit_image::pack::{ConfigChanges, Packed, index};
-use containerkit_image::{Image, PackOptions, pack as pack_image};
+use containerkit_image::{Image, PackOptions, descriptor, pack as pack_image};
 use serde_json::json;
 
 use crate::Outcome;
-use crate::app::{App, descriptor, existing_dir, split_pair};
+use crate::app::{App, existing_dir, split_pair};
 use crate::args::pack::{IndexArgs, PackArgs};
 use crate::cmd::diff::{check_still, of_container, snapshotter};
 use crate::cmd::image::new_record;
@@ -32,9 +33,11 @@ pub(crate) fn pack(app: &App, args: PackArgs) -> Result<Outcome> {
     let mut options = options(app, &args)?;
     let progress = Progress::new(app.format, Stderr::Own)?;
     options.diff.cancel = progress.cancel.clone();
+    // What is made is nobody's until the name points at it.
+    let lease = app.lease(&[])?;
     let (store, packed) = match (&args.container, &args.rootfs) {
-        (Some(id), _) => container(app, id, &args, options)?,
-        (None, Some(dir)) => folder(app, dir, &args, options, &progress)?,
+        (Some(id), _) => container(app, id, &args, options, &lease)?,
+        (None, Some(dir)) => folder(app, dir, &args, options, &lease, &progress)?,
         (None, None) => return Err(Error::internal("nothing to pack was given")),
     };
     if packed.entries == 0 {
@@ -114,6 +117,7 @@ fn container(
     id: &str,
     args: &PackArgs,
     mut options: PackOptions,
+    lease: &Lease,
 ) -> Result<(Opened<dyn ContentStore>, Packed)> {
     let containers = containers(app)?;
     let record = find(&containers, id)?;
@@ -129,7 +133,8 @@ fn container(
     let (mut trees, diff) = of_container(&containers, &record, &*snapshotter.driver)?;
     options.diff.mapping = diff.mapping;
     options.diff.mount_points = diff.mount_points;
-    let packed = pack_image(&*store.driver, Some(&base), &mut trees, &options)
+    let leased = lease.content(&*store.driver);
+    let packed = pack_image(&leased, Some(&base), &mut trees, &options)
         .context(|| format!("pack container {}", record.name))?;
     Ok((store, packed))
 }
@@ -184,6 +189,7 @@ fn folder(
     dir: &Path,
     args: &PackArgs,
     mut options: PackOptions,
+    lease: &Lease,
     progress: &Progress,
 ) -> Result<(Opened<dyn ContentStore>, Packed)> {
     let dir = existing_dir(dir)?;
@@ -200,7 +206,8 @@ fn folder(
     let (store, base) = match &args.base {
         None => (app.content()?, None),
         Some(name) => {
-            let record = app.image(name)?;
+            let (record, _held) = app.hold(name)?;
+            lease.add(&[Object::Blob(record.digest.clone())])?;
             options.base_name = Some(record.name.to_string());
             let (store, base) = app.resolve(&record, args.platform.as_deref())?;
             (store, Some((base, app.snapshotter(None)?)))
@@ -209,14 +216,15 @@ fn folder(
     let mut trees = match &base {
         None => Trees::of_mounts(&[], &upper)?,
         Some((base, snapshotter)) => {
-            match app.unpack(&*store.driver, snapshotter, base, progress)? {
+            match app.unpack(&*store.driver, snapshotter, base, lease, progress)? {
                 None => Trees::of_mounts(&[], &upper)?,
                 Some(top) => on_snapshot(&*snapshotter.driver, &top, &upper)?,
             }
         }
     };
     let base = base.as_ref().map(|(base, _)| base);
-    let packed = pack_image(&*store.driver, base, &mut trees, &options)
+    let leased = lease.content(&*store.driver);
+    let packed = pack_image(&leased, base, &mut trees, &options)
         .context(|| format!("pack {}", containerkit::quote(&dir.to_string_lossy())))?;
     drop(trees);
     Ok((store, packed))
@@ -225,9 +233,11 @@ fn folder(
 pub(crate) fn assemble(app: &App, args: IndexArgs) -> Result<Outcome> {
     let name: Reference = args.name.parse()?;
     let mut sources = Vec::new();
+    let mut leases = Vec::new();
     let mut content: Option<ImageRecord> = None;
     for source in &args.sources {
-        let record = app.image(source)?;
+        let (record, lease) = app.hold(source)?;
+        leases.push(lease);
         let first = content.get_or_insert_with(|| record.clone());
         if first.content != record.content {
             return Err(Error::precondition(format!(
@@ -239,6 +249,8 @@ pub(crate) fn assemble(app: &App, args: IndexArgs) -> Result<Outcome> {
     }
     let first = content.ok_or_else(|| Error::invalid("give the images of the index"))?;
     let store = app.content_of(&first)?;
-    let target = index(&*store.driver, &sources).context(|| format!("index {name}"))?;
+    let lease = app.lease(&[])?;
+    let leased = lease.content(&*store.driver);
+    let target = index(&leased, &sources).context(|| format!("index {name}"))?;
     record(app, name, &target, &store)
 }

@@ -120,6 +120,7 @@ pub(crate) fn write(
         &ApplyOptions {
             whiteouts: WhiteoutForm::Remove,
             limits: limits.clone(),
+            ..ApplyOptions::default()
         },
     )?;
     source::verify(stream.stream, layer)
