@@ -52,7 +52,7 @@ make_images() {
         (cd "/usr/$dir" && find . -xdev -type f -size -4M | LC_ALL=C sort | head -6000 |
             tar -cf - --no-recursion -T - 2>/dev/null) | tar -C "$root/usr/$dir" -xf - || true
         # shellcheck disable=SC2086 # words
-        SOURCE_DATE_EPOCH=0 $pack image pack --rootfs "$root" $base app-gzip >/dev/null
+        $pack image pack --rootfs "$root" $base app-gzip >/dev/null 2>"$work/log"
         base="--base app-gzip"
     done
     mkdir "$work/images"

@@ -51,7 +51,8 @@ pub use trees::Trees;
 #[derive(Clone, Debug, Default)]
 pub struct DiffOptions {
     /// No time in the layer is later than this, in seconds since the epoch
-    /// (`SOURCE_DATE_EPOCH`); those of whiteouts are this, or 0.
+    /// (`SOURCE_DATE_EPOCH`); those of whiteouts are this, or 0. Two later
+    /// times are equal.
     pub epoch: Option<i64>,
     /// The changed tree belongs to mapped users: the layer has their ids as
     /// they are in the container.

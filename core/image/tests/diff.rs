@@ -284,6 +284,20 @@ fn a_layer_is_the_same_bytes_and_no_later_than_the_epoch() {
         let meta = fs::metadata(into.path().join(name)).unwrap();
         (meta.mtime(), meta.mtime_nsec())
     };
+    // Beside a tree that was made of it nothing has changed.
+    for name in ["new", "old"] {
+        std::fs::copy(into.path().join(name), pair.lower().join(name)).unwrap();
+        let file = fs::File::options()
+            .write(true)
+            .open(pair.lower().join(name));
+        let (seconds, nanos) = time(name);
+        let at = std::time::Duration::new(seconds as u64, nanos as u32);
+        file.unwrap()
+            .set_modified(std::time::UNIX_EPOCH + at)
+            .unwrap();
+    }
+    let (three, _) = pair.layer(&options).unwrap();
+    assert_eq!(names(&three), [".wh.gone"]);
     assert_eq!(time("new"), (1_000_000_000, 0));
     assert_eq!(time("old"), (5, 7));
 }

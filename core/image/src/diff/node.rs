@@ -11,6 +11,7 @@ use containerkit::{Error, IoContext, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::DiffOptions;
 use crate::apply::{c_name, is_overlays, is_systems};
 use crate::layer::entry::{Entry, EntryKind};
 
@@ -195,13 +196,14 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Seconds and nanoseconds.
-    pub(super) fn mtime(&self) -> (i64, u32) {
-        (self.stat.st_mtime, self.stat.st_mtime_nsec as u32)
+    /// Seconds and nanoseconds, not later than the epoch.
+    pub(super) fn mtime(&self, epoch: Option<i64>) -> (i64, u32) {
+        let mtime = (self.stat.st_mtime, self.stat.st_mtime_nsec as u32);
+        epoch.map_or(mtime, |epoch| mtime.min((epoch, 0)))
     }
 
     /// The entry of a layer, without data and holes.
-    pub(super) fn entry(&self, path: &[u8], mapping: Option<&IdMapping>) -> Result<Entry> {
+    pub(super) fn entry(&self, path: &[u8], options: &DiffOptions) -> Result<Entry> {
         let (major, minor) = (
             rustix::fs::major(self.stat.st_rdev),
             rustix::fs::minor(self.stat.st_rdev),
@@ -224,7 +226,7 @@ impl<'a> Node<'a> {
             FileType::CharacterDevice => (EntryKind::CharDevice { major, minor }, Vec::new()),
             _ => return Err(changed(&path, Errno::NOENT)),
         };
-        let (uid, gid) = self.owner(mapping);
+        let (uid, gid) = self.owner(options.mapping.as_ref());
         Ok(Entry {
             kind,
             path,
@@ -236,7 +238,7 @@ impl<'a> Node<'a> {
             mode: self.stat.st_mode & 0o7777,
             uid,
             gid,
-            mtime: self.mtime(),
+            mtime: self.mtime(options.epoch),
             xattrs: self.xattrs()?,
             sparse: None,
         })
@@ -261,17 +263,18 @@ pub(super) enum Times {
     Ignored,
 }
 
-/// Whether a thing is what it was. The mapping is the upper one's.
+/// Whether a thing is what it was, as far as a layer would tell. The mapping is
+/// the upper one's.
 pub(super) fn same(
     lower: &Node<'_>,
     upper: &Node<'_>,
-    mapping: Option<&IdMapping>,
+    options: &DiffOptions,
     times: Times,
 ) -> Result<bool> {
     let (l, u) = (&lower.stat, &upper.stat);
     if l.st_mode != u.st_mode
-        || lower.owner(None) != upper.owner(mapping)
-        || times == Times::Count && lower.mtime() != upper.mtime()
+        || lower.owner(None) != upper.owner(options.mapping.as_ref())
+        || times == Times::Count && lower.mtime(options.epoch) != upper.mtime(options.epoch)
     {
         return Ok(false);
     }

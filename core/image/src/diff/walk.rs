@@ -106,8 +106,7 @@ impl Walk<'_> {
             return Ok(Against::Nothing);
         };
         let lower = Node::find(lower, c".")?.ok_or_else(gone)?;
-        let mapping = self.options.mapping.as_ref();
-        if !node::same(&lower, &upper, mapping, Times::Ignored)? {
+        if !node::same(&lower, &upper, self.options, Times::Ignored)? {
             self.change(Vec::new(), ChangeKind::Modified, &upper);
         }
         Ok(match self.form {
@@ -189,12 +188,11 @@ impl Walk<'_> {
         {
             return Err(Stop::Unresolved);
         }
-        let mapping = self.options.mapping.as_ref();
         let same_kind = under.filter(|under| under.kind() == node.kind());
         let kind = match (under, same_kind) {
             (None, _) => Some(ChangeKind::Added),
             (Some(_), Some(under)) => {
-                let same = node::same(under, node, mapping, Times::Count)
+                let same = node::same(under, node, self.options, Times::Count)
                     .context(|| crate::show(&path))?;
                 (!same).then_some(ChangeKind::Modified)
             }
@@ -203,7 +201,7 @@ impl Walk<'_> {
         if let Some(kind) = kind {
             self.change(path.clone(), kind, node);
             if let Some(under) = same_kind.filter(|_| node.is_dir())
-                && node::same(under, node, mapping, Times::Ignored)?
+                && node::same(under, node, self.options, Times::Ignored)?
                 && let Some(changed) = self.found.changes.get_mut(&path)
             {
                 changed.touched = true;

@@ -124,12 +124,7 @@ impl<'a> Output<'a> {
 
     /// What was found, with the data of a file, at a path of the archive.
     pub(crate) fn put(&mut self, node: &Node<'_>, path: &[u8]) -> Result<()> {
-        let mut entry = node.entry(path, self.options.mapping.as_ref())?;
-        if let Some(epoch) = self.options.epoch
-            && entry.mtime > (epoch, 0)
-        {
-            entry.mtime = (epoch, 0);
-        }
+        let mut entry = node.entry(path, self.options)?;
         if let Some(inode) = node.inode() {
             match self.links.get(&inode) {
                 Some(first) => {
