@@ -1,7 +1,7 @@
 //! A container in the foreground of the command that started it, and the
 //! signals that such a command gets.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -25,7 +25,8 @@ pub(crate) const PATIENCE: u32 = 3;
 /// Caught signals, readable from a descriptor each.
 pub(crate) struct Signals {
     streams: Vec<(Signal, UnixStream)>,
-    seen: Cell<bool>,
+    /// Come, and not taken yet.
+    pending: RefCell<Vec<Signal>>,
 }
 
 impl Signals {
@@ -42,15 +43,15 @@ impl Signals {
         }
         Ok(Signals {
             streams,
-            seen: Cell::new(false),
+            pending: RefCell::default(),
         })
     }
 
-    /// Whether an ending signal has come.
+    /// Whether an ending signal has come, which is still there to be taken.
     pub(crate) fn interrupted(&self) -> bool {
-        let ended = self.take().iter().any(|signal| ENDING.contains(signal));
-        self.seen.set(self.seen.get() || ended);
-        self.seen.get()
+        self.receive();
+        let pending = self.pending.borrow();
+        pending.iter().any(|signal| ENDING.contains(signal))
     }
 
     /// Lets a poll end when a signal comes.
@@ -64,12 +65,18 @@ impl Signals {
 
     /// The signals that came since the last call.
     pub(crate) fn take(&self) -> Vec<Signal> {
+        self.receive();
+        self.pending.take()
+    }
+
+    fn receive(&self) {
         let mut buf = [0u8; 64];
-        self.streams
+        let come = self
+            .streams
             .iter()
             .filter(|(_, stream)| matches!(rustix::io::read(stream, &mut buf), Ok(n) if n > 0))
-            .map(|(signal, _)| *signal)
-            .collect()
+            .map(|(signal, _)| *signal);
+        self.pending.borrow_mut().extend(come);
     }
 }
 

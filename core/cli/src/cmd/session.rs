@@ -179,12 +179,9 @@ pub(crate) fn stay(
     if streams.is_terminal {
         terminal::size().into_iter().for_each(|s| subject.resize(s));
     }
-    let mut asked = u32::from(signals.interrupted());
-    if asked > 0 && pass_on(subject, Signal::TERM, asked)? == After::Leave {
-        return Ok(End::Left(128 + Signal::TERM.as_raw() as u8));
-    }
+    let mut asked = 0;
     loop {
-        let ready = streams.wait(subject, signals)?;
+        // Those too that came before there was a process to pass them to.
         for signal in signals.take() {
             if signal == Signal::WINCH {
                 if streams.is_terminal {
@@ -197,6 +194,7 @@ pub(crate) fn stay(
                 return Ok(End::Left(128 + signal.as_raw() as u8));
             }
         }
+        let ready = streams.wait(subject, signals)?;
         streams.pump(&ready.outputs)?;
         if ready.stdin && streams.read_input(subject)? == After::Leave {
             return Ok(End::Left(0));
