@@ -346,7 +346,7 @@ fn cycle(world: &World, n: u32) {
     if let Some(stdin) = attached.stdin {
         fs::File::from(stdin).write_all(b"x").unwrap();
     }
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         let mut byte = [0];
         let mut stdout = fs::File::from(attached.stdout);
         stdout.read_exact(&mut byte).unwrap();
@@ -366,7 +366,7 @@ fn exec_cycle(world: &World, n: u32) {
         _ => (self::process(world, &script), nulls()),
     };
     let started = link.exec(&process, streams).unwrap();
-    if n % 5 != 0 {
+    if !n.is_multiple_of(5) {
         assert_eq!(end_of(&link, &started).status(), (n % 7) as u8);
     }
 }

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 
 use containerkit::events::Event;
 use containerkit::{Error, Result, Timestamp, quote};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Outcome;
 use crate::app::App;
@@ -39,17 +38,8 @@ pub(crate) fn events(app: &App, args: EventsArgs) -> Result<Outcome> {
         if args.no_stream || over || signals.interrupted() || output::reader_gone() {
             return Ok(Outcome::Success);
         }
-        let mut fds = vec![PollFd::from_borrowed_fd(reader.as_fd(), PollFlags::IN)];
-        signals.add_to(&mut fds);
         // A reader of ours that has gone is seen at the next line only.
-        let second = Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
-        match poll(&mut fds, Some(&second)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("wait for events", errno)),
-        }
+        signals.wait(Some(reader.as_fd()))?;
     }
 }
 

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use containerkit::process::ProcessIdentity;
 use containerkit::shim::{self, Link, Shim, Started};
-use containerkit::{IoContext, Result};
-use rustix::event::{PollFd, PollFlags};
+use containerkit::{Error, IoContext, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -61,6 +61,24 @@ impl Signals {
                 .iter()
                 .map(|(_, stream)| PollFd::new(stream, PollFlags::IN)),
         );
+    }
+
+    /// Waits until one comes, or there is something to read, but no longer than
+    /// a second: some ends are seen by looking only.
+    pub(crate) fn wait(&self, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        let mut fds: Vec<PollFd<'_>> = fd
+            .into_iter()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        self.add_to(&mut fds);
+        let second = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        match poll(&mut fds, Some(&second)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(Error::io("wait for what comes", errno)),
+        }
     }
 
     /// The signals that came since the last call.

@@ -7,7 +7,6 @@ use containerkit::logs::{Entry, Stream};
 use containerkit::record::{ContainerRecord, Lifetime};
 use containerkit::spec::LogDriver;
 use containerkit::{Error, ErrorKind, Result, Timestamp, quote};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use crate::Outcome;
@@ -60,21 +59,7 @@ pub(crate) fn logs(app: &App, args: LogsArgs) -> Result<Outcome> {
             continue;
         }
         reader.watch(&state_dir)?;
-        let mut fds: Vec<PollFd<'_>> = Vec::new();
-        if let Some(notify) = reader.notify_fd() {
-            fds.push(PollFd::from_borrowed_fd(notify, PollFlags::IN));
-        }
-        signals.add_to(&mut fds);
-        // A reader of ours that has gone, and an end that nobody wrote down,
-        // are seen by looking.
-        let second = Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
-        match poll(&mut fds, Some(&second)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("wait for output", errno)),
-        }
+        signals.wait(reader.notify_fd())?;
     }
 }
 
