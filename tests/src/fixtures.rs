@@ -45,8 +45,8 @@ pub fn misbehave() -> PathBuf {
     out.join("libfixture_misbehave.so")
 }
 
-/// The third party's copying snapshotter, built in its own workspace.
-pub fn native() -> PathBuf {
+/// The folder of the third parties' drivers, built in their own workspace.
+pub fn third_party() -> PathBuf {
     let target = crate::kit::built().parent().expect("the target folder");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--locked", "--manifest-path"])
@@ -56,7 +56,12 @@ pub fn native() -> PathBuf {
         .status()
         .expect("run cargo");
     assert!(status.success(), "build tests/third-party");
-    target.join("debug/libcontainerkit_native.so")
+    target.join("debug")
+}
+
+/// The third party's copying snapshotter.
+pub fn native() -> PathBuf {
+    third_party().join("libcontainerkit_native.so")
 }
 
 /// The drivers in memory over an allocator of their own.
