@@ -34,6 +34,36 @@ pub fn library(name: &str) -> PathBuf {
     out.join(format!("libfixture_{name}.so"))
 }
 
+/// The program of the fixtures, which loads and uses the snapshotters that it
+/// is given, built against this checkout.
+pub fn host() -> PathBuf {
+    static OUT: OnceLock<PathBuf> = OnceLock::new();
+    let out = OUT.get_or_init(|| {
+        let manifest = checkout().join("tests/fixtures/Cargo.toml");
+        // Apart from the drivers, which must not get its features.
+        build(&manifest, "host", &["fixture-host"])
+    });
+    out.join("fixture-host")
+}
+
+/// The drivers of every version of the ABI that was published, by version.
+pub fn published() -> &'static BTreeMap<String, PathBuf> {
+    static OUT: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
+    OUT.get_or_init(|| {
+        let folder = checkout().join("tests/fixtures/published");
+        let versions = fs::read_dir(folder).expect("read the published versions");
+        versions
+            .map(|version| {
+                let version = version.expect("read the published versions");
+                let name = version.file_name().into_string().expect("a version");
+                let manifest = version.path().join("Cargo.toml");
+                let out = build(&manifest, &name, &["containerkit-plugin"]);
+                (name, out.join("libcontainerkit_plugin.so"))
+            })
+            .collect()
+    })
+}
+
 /// The shared object of a driver that does what no driver may, as its option
 /// `deeds` says: `DEED@METHOD`.
 pub fn misbehave() -> PathBuf {
@@ -132,7 +162,6 @@ pub fn variant(name: &'static str, edits: &[Edit]) -> PathBuf {
     let workspace = format!("{head}members = [\"core/kit\", \"plugins/abi\"]\n{tail}");
     write(&copy.join("Cargo.toml"), workspace.as_bytes());
     let manifest = copy.join("tests/fixtures/Cargo.toml");
-    // Apart from the program, whose features the driver must not get.
     build(&manifest, name, &["fixture-memory"]);
     let out = build(&manifest, name, &["fixture-host"]);
     built.insert(name, out.clone());

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use containerkit_plugin::{
-    AbiVersion, Algorithm, DriverContext, DriverKind, Error, ErrorKind, Labels, Library,
-    declaration,
+    AbiVersion, Algorithm, DriverContext, DriverKind, Error, ErrorKind, Library, declaration,
 };
 use containerkit_tests::fixtures::{self, Edit, compile_c, copy, library, set_mode, variant};
 use tempfile::TempDir;
@@ -252,23 +251,23 @@ fn another_major_version() {
     }
 }
 
-/// A by-value struct with one field more, under the same version.
+/// A by-value struct with one field more.
+const STRUCT: [Edit; 2] = [
+    Edit {
+        file: "plugins/abi/src/abi/value.rs",
+        from: "pub inodes: u64,",
+        to: "pub inodes: u64,\n    pub spare: u64,",
+    },
+    Edit {
+        file: "plugins/abi/src/abi/convert.rs",
+        from: "inodes: usage.inodes,\n        ext",
+        to: "inodes: usage.inodes,\n        spare: 0,\n        ext",
+    },
+];
+
+/// The same under the same version.
 fn changed_struct() -> PathBuf {
-    variant(
-        "struct",
-        &[
-            Edit {
-                file: "plugins/abi/src/abi/value.rs",
-                from: "pub inodes: u64,",
-                to: "pub inodes: u64,\n    pub spare: u64,",
-            },
-            Edit {
-                file: "plugins/abi/src/abi/convert.rs",
-                from: "inodes: usage.inodes,\n        ext",
-                to: "inodes: usage.inodes,\n        spare: 0,\n        ext",
-            },
-        ],
-    )
+    variant("struct", &STRUCT)
 }
 
 #[test]
@@ -286,96 +285,175 @@ fn a_struct_changed_without_a_version() {
     assert!(error.hint().unwrap().contains("rebuild"));
 }
 
+/// The next minor version of the SDK: a method more with a default body, which
+/// its drivers answer otherwise, a host service more, which only its core has,
+/// and a field more of the module.
 fn minor() -> PathBuf {
     let mirror = "plugins/abi/src/abi/mirror.rs";
+    let export = "plugins/abi/src/abi/export.rs";
     variant(
         "minor",
         &[
-            Edit {
-                file: "plugins/abi/Cargo.toml",
-                from: "version = \"1.0.0\"",
-                to: "version = \"1.1.0\"",
-            },
+            raised(),
             Edit {
                 file: mirror,
-                from: "fn upper(&self, key: RStr<'_>) -> FResult<RVec<u8>>;",
-                to: "fn upper(&self, key: RStr<'_>) -> FResult<RVec<u8>>;\n    \
-                     fn later(&self) -> u32 { 7 }",
+                from: "}\npub type FSnapshotterBox",
+                to: "    fn later(&self) -> u32 { 7 }\n}\npub type FSnapshotterBox",
             },
             Edit {
-                file: mirror,
-                from: "fn options_json(&self) -> RStr<'_>;",
-                to: "fn options_json(&self) -> RStr<'_>;\n    fn rootless(&self) -> bool { false }",
-            },
-            Edit {
-                file: mirror,
-                from: "pub content: ROption<extern \"C\" fn(FHostArc) -> FResult<FContentBox>>,",
-                to: "pub content: ROption<extern \"C\" fn(FHostArc) -> FResult<FContentBox>>,\n    \
-                     pub later: u32,",
-            },
-            Edit {
-                file: "plugins/abi/src/export.rs",
-                from: "content: $crate::abi::RNone,",
-                to: "content: $crate::abi::RNone,\n                    later: 9,",
+                file: export,
+                from: "FSnapshotter for Export<T> {",
+                to: "FSnapshotter for Export<T> {\n    fn later(&self) -> u32 { 8 }",
             },
             Edit {
                 file: "plugins/abi/src/abi/proxy.rs",
-                from: "        self.call(\n            &\"prepare\",",
-                to: "        let later = |d: &FSnapshotterBox| abi_stable::std_types::ROk(d.later());\n        \
-                     assert_eq!(self.call(&\"later\", later, Ok).unwrap(), 7);\n        \
-                     self.call(\n            &\"prepare\",",
+                from: "|d| d.prepare(key.as_str().into(), name_out(parent), labels_out(labels)),",
+                to: "|d| {\n                \
+                     let later = format!(\"later={}\", d.later());\n                \
+                     let made = d.prepare(key.as_str().into(), name_out(parent), labels_out(labels));\n                \
+                     made.map(|mut mounts| { mounts[0].options.push(later.into()); mounts })\n            },",
             },
             Edit {
-                file: "plugins/abi/src/abi/export.rs",
+                file: mirror,
+                from: "}\npub type FHostArc",
+                to: "    fn rootless(&self) -> bool { false }\n}\npub type FHostArc",
+            },
+            Edit {
+                file: "plugins/abi/src/abi/context.rs",
+                from: "impl FHost for HostContext {",
+                to: "impl FHost for HostContext {\n    fn rootless(&self) -> bool { true }",
+            },
+            Edit {
+                file: export,
                 from: "guard(\"open\", || T::open(context(host)?))",
-                to: "guard(\"open\", || { assert!(!host.rootless()); T::open(context(host)?) })",
+                to: "guard(\"open\", || {\n        \
+                     assert_eq!(host.rootless(), host.instance().as_str() == \"newer\");\n        \
+                     T::open(context(host)?)\n    })",
+            },
+            Edit {
+                file: "tests/fixtures/host/src/main.rs",
+                from: "NAME: &str = \"one\"",
+                to: "NAME: &str = \"newer\"",
+            },
+            Edit {
+                file: mirror,
+                from: "}\n\nimpl RootModule for DriverModule_Ref",
+                to: "    pub later: u32,\n}\n\nimpl RootModule for DriverModule_Ref",
+            },
+            Edit {
+                file: "plugins/abi/src/export.rs",
+                from: "$crate::abi::mirror::DriverModule {",
+                to: "$crate::abi::mirror::DriverModule {\n                    later: 9,",
             },
         ],
     )
 }
 
-#[test]
-fn a_driver_of_a_newer_minor_version_loads() {
-    let dir = folder();
-    let newer = copy(&minor().join("libfixture_memory.so"), dir.path(), "new.so");
-    let old = memory(&dir);
-    // Both versions in one process, in both orders.
-    for path in [&old, &newer, &old] {
-        let library = Library::load(path, None).unwrap();
-        let context = context(&dir, serde_json::json!({}));
-        let snapshotter = library.snapshotter(context).unwrap();
-        let key = "k".parse().unwrap();
-        assert_eq!(
-            snapshotter
-                .prepare(&key, None, &Labels::new())
-                .unwrap()
-                .len(),
-            1
-        );
+/// The SDK's version raised to the next.
+fn raised() -> Edit {
+    let line = |version: AbiVersion| format!("version = \"{version}\"").leak();
+    Edit {
+        file: "plugins/abi/Cargo.toml",
+        from: line(AbiVersion::CURRENT),
+        to: line(next()),
     }
-    let version = Library::load(&newer, None).unwrap().abi_version();
-    assert_eq!(version.to_string(), "1.1.0");
+}
+
+fn next() -> AbiVersion {
+    AbiVersion {
+        minor: AbiVersion::CURRENT.minor + 1,
+        patch: 0,
+        ..AbiVersion::CURRENT
+    }
+}
+
+/// Every order of some things.
+fn orders<T: Clone>(things: &[T]) -> Vec<Vec<T>> {
+    if things.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for first in 0..things.len() {
+        let mut rest = things.to_vec();
+        let thing = rest.remove(first);
+        for mut order in orders(&rest) {
+            order.insert(0, thing.clone());
+            all.push(order);
+        }
+    }
+    all
 }
 
 #[test]
-fn a_driver_of_an_older_minor_version_loads() {
+fn drivers_of_every_minor_version_serve_in_every_core_in_any_order() {
     let dir = folder();
-    let program = minor().join("fixture-host");
-    let older = memory(&dir);
-    let output = Command::new(&program).arg(&older).output().unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "1.1.0 1.0.0 /nowhere/root/key\n",
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let ours = AbiVersion::CURRENT;
+    let newer = minor();
+    let newer_driver = copy(&newer.join("libfixture_memory.so"), dir.path(), "new.so");
+    let mut drivers = vec![
+        (ours.to_string(), "memory", memory(&dir)),
+        (next().to_string(), "memory", newer_driver),
+    ];
+    for (version, path) in fixtures::published() {
+        drivers.push((version.clone(), "published", path.clone()));
+    }
+    for (core, host) in [
+        (ours, fixtures::host()),
+        (next(), newer.join("fixture-host")),
+    ] {
+        for order in orders(&drivers) {
+            let paths = order.iter().map(|(_, _, path)| path);
+            let output = Command::new(&host).args(paths).output().unwrap();
+            let mut want = String::new();
+            for (number, (version, name, _)) in order.iter().enumerate() {
+                // The method that was appended: its default body, or its own.
+                let later = match (core == next(), *version == next().to_string()) {
+                    (false, _) => "",
+                    (true, false) => ",later=7",
+                    (true, true) => ",later=8",
+                };
+                want += &format!(
+                    "{core} {version} {name} /nowhere/{number}/key rbind,rw,number=0{later}\n"
+                );
+            }
+            let found = String::from_utf8_lossy(&output.stdout);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(found, want, "{errors}");
+        }
+    }
+}
+
+#[test]
+fn a_newer_core_catches_a_struct_changed_without_a_version() {
     let changed = changed_struct().join("libfixture_memory.so");
-    let output = Command::new(&program).arg(&changed).output().unwrap();
+    let output = Command::new(minor().join("fixture-host"))
+        .arg(&changed)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
         !output.status.success() && text.contains("FUsage"),
         "{text}"
     );
+}
+
+/// What is no minor change, though it comes with a new minor version.
+#[test]
+fn a_struct_changed_with_a_minor_version_is_caught() {
+    let [value, convert] = STRUCT;
+    let out = variant("raised", &[raised(), value, convert]);
+    let dir = folder();
+    let path = copy(&out.join("libfixture_memory.so"), dir.path(), "lib.so");
+    refused(&path, ErrorKind::Incompatible, "its data layout differs");
+    for older in fixtures::published().values() {
+        let output = Command::new(out.join("fixture-host")).arg(older).output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && text.contains("FUsage"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
