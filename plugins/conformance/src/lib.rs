@@ -38,6 +38,7 @@ pub mod snapshot;
 mod sys;
 
 pub use folders::Folders;
+pub use guest::remember;
 
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,7 @@ pub struct Case<F: ?Sized> {
 
 /// Runs every case; a panic in one is its failure.
 pub fn run<F: ?Sized>(factory: &F, cases: &[Case<F>]) -> Vec<CaseResult> {
+    remember();
     cases
         .iter()
         .map(|case| {

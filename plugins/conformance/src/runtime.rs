@@ -32,6 +32,7 @@ mod streams;
 use std::path::Path;
 use std::sync::Arc;
 
+use containerkit::runtime::DeleteMode;
 use containerkit::{DriverContext, Result, Runtime};
 
 use crate::apart::apart;
@@ -121,4 +122,22 @@ pub fn cases() -> Vec<Case<dyn Factory>> {
 /// Runs every case.
 pub fn run(factory: &(dyn Factory + 'static)) -> Vec<CaseResult> {
     crate::run(factory, &cases())
+}
+
+/// A container's whole life, with files in a folder of temporary ones.
+pub(crate) fn visit(runtime: &Arc<dyn Runtime>, name: &str) -> Result<()> {
+    struct Visited(Arc<dyn Runtime>, Scratch);
+    impl Fixture for Visited {
+        fn open(&self) -> Result<Arc<dyn Runtime>> {
+            Ok(Arc::clone(&self.0))
+        }
+        fn folder(&self) -> &Path {
+            self.1.path()
+        }
+    }
+    let fixture = Visited(Arc::clone(runtime), Scratch::new()?);
+    let host = host::Host::of(Box::new(fixture))?;
+    let (container, exit) = host.ended(name, "exit 3")?;
+    crate::equal(exit, host::Exit::Code(3), "the end of `exit 3`")?;
+    runtime.delete(&container.id, DeleteMode::Stopped)
 }

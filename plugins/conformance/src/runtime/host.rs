@@ -42,8 +42,11 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(factory: &dyn Factory) -> Result<Host> {
+        Host::of(factory.fixture()?)
+    }
+
+    pub(super) fn of(fixture: Box<dyn Fixture>) -> Result<Host> {
         set_child_subreaper(Some(rustix::process::getpid())).io_context(|| "become a subreaper")?;
-        let fixture = factory.fixture()?;
         Ok(Host {
             runtime: fixture.open()?,
             fixture,

@@ -141,6 +141,7 @@ pub(crate) fn run() -> Result<Outcome> {
 fn work(job: &Job) -> Result<()> {
     let limit = Duration::from_millis(job.limit);
     set_default_limit(limit);
+    containerkit_conformance::remember();
     let subject = Subject {
         library: Library::load(&job.library, job.pin.as_ref())?,
         kind: job.kind,
