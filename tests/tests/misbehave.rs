@@ -137,6 +137,137 @@ fn a_driver_that_ends_the_process_ends_it_only() {
     store.kit.run(["content", "status"]).ok();
 }
 
+#[test]
+fn what_a_method_did_to_the_process_is_told_at_the_end() {
+    for (deed, words) in [
+        ("chdir", "changed the current folder to \"/proc\""),
+        ("umask", "changed the umask from"),
+        (
+            "environment",
+            "changed the environment variable \"CONTAINERKIT_FIXTURE\"",
+        ),
+    ] {
+        let ran = Store::new(&[&format!("{deed}@walk")]).ls().ok();
+        let line = ran.stderr.lines().find(|line| line.contains(words));
+        let line = line.unwrap_or_else(|| panic!("{ran:?}"));
+        assert!(
+            line.starts_with("[error]")
+                && line.contains("content bad (")
+                && line.contains("breaks its contract: while it was in use it"),
+            "{line}"
+        );
+    }
+}
+
+/// A command that fails with one line about a panic of the driver.
+#[track_caller]
+fn panicked(ran: &Ran, status: i32, method: &str) {
+    let errors = ran
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "));
+    let errors: Vec<&str> = errors.collect();
+    assert_eq!((ran.status, errors.len()), (status, 1), "{ran:?}");
+    for word in [
+        &format!("panicked in {method}: asked to panic"),
+        &format!("(driver bad, {method})"),
+    ] {
+        assert!(errors[0].contains(word), "{word:?} in {ran:?}");
+    }
+    assert!(!ran.stderr.contains("backtrace"), "{ran:?}");
+}
+
+#[test]
+fn a_panic_is_one_line_of_the_command() {
+    for method in ["open", "capabilities", "walk"] {
+        panicked(&Store::new(&[&format!("panic@{method}")]).ls(), 1, method);
+    }
+    // Nobody waits for the answer of a drop.
+    let ran = Store::new(&["panic@drop"]).ls().ok();
+    let line = ran.stderr.lines().next().unwrap_or_default();
+    assert!(
+        line.starts_with("[error]") && line.contains("panicked while dropping its value"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_runtime_that_misbehaves_is_named_by_the_command() {
+    let kit = Kit::with_busybox();
+    let run = |deed: &str| {
+        kit.configure(&format!(
+            "version = 1\n[default]\nruntime = \"bad\"\n[runtime.bad]\ndriver = {:?}\n\
+             call_timeout = 5\noptions = {{ deeds = [{deed:?}] }}\n",
+            misbehave()
+        ));
+        kit.run(["run", "--rm", "busybox", "sh", "-c", "exit 7"])
+    };
+    panicked(&run("panic@run"), 125, "run");
+    for (deed, words) in [
+        ("pid@run", "it returned pid 0"),
+        ("negative@run", "it returned pid 4294967289"),
+        ("hang@run", "run has not returned for 5 s"),
+        // Whoever takes other children's statuses is told as nobody's child.
+        ("reap@open", "No child processes"),
+    ] {
+        run(deed).refused(125, &["bad", words]);
+    }
+    // Descriptors that are lost are lost with the process.
+    assert_eq!(run("leak@run").status, 7);
+    kit.configure("version = 1\n");
+    kit.assert_clean();
+}
+
+#[test]
+fn answers_that_cannot_be_are_one_line_of_the_command() {
+    let kit = Kit::new();
+    let with = |kind: &str, deed: &str| {
+        kit.configure(&format!(
+            "version = 1\n[default]\n{kind} = \"bad\"\n[{kind}.bad]\ndriver = {:?}\n\
+             options = {{ deeds = [{deed:?}] }}\n",
+            misbehave()
+        ));
+    };
+    for (deed, words) in [
+        ("nul@prepare", "a mount holds a NUL"),
+        ("many@prepare", "1000000 mounts"),
+        ("long@prepare", "a mount with a text of"),
+        ("options@prepare", "1000000 options of a mount"),
+    ] {
+        with("snapshotter", deed);
+        let words = ["breaks its contract", words, "(driver bad, prepare)"];
+        kit.run(["snapshot", "prepare", "k"]).refused(1, &words);
+    }
+    for deed in ["disorder@walk", "twice@walk"] {
+        with("snapshotter", deed);
+        let words = ["its listing tells a after", "(driver bad, walk)"];
+        kit.run(["snapshot", "ls"]).refused(1, &words);
+    }
+    with("content", "none@walk");
+    let ingest = ["content", "ingest", "--ref", "r"];
+    kit.run_with_input(ingest, b"data").ok();
+    let all = kit.run(["content", "ls", "--format", "json"]).ok().json();
+    let digest = all[0]["digest"].as_str().unwrap();
+    for (deed, args, words) in [
+        ("size@info", ["content", "info", digest], "a size of 1844"),
+        (
+            "labels@info",
+            ["content", "info", digest],
+            "control characters",
+        ),
+        (
+            "more@read_at",
+            ["content", "get", digest],
+            "it claims to have read",
+        ),
+    ] {
+        with("content", deed);
+        kit.run(args).refused(1, &["breaks its contract", words]);
+    }
+    with("content", "none@walk");
+    assert_eq!(kit.run(["content", "get", digest]).ok().stdout, "data");
+}
+
 struct Place {
     dir: TempDir,
     library: Arc<Library>,

@@ -74,11 +74,14 @@ pub fn guard<T>(operation: &'static str, call: impl FnOnce() -> Result<T>) -> FR
     }
 }
 
+/// How the line begins that a panic in a drop is logged as.
+pub const DROP_PANIC: &str = "the driver panicked while dropping its";
+
 /// Drops a driver's value; a panic is logged.
 pub fn guard_drop(what: &'static str, call: impl FnOnce()) {
     if let Err(text) = catch(call) {
         // The logger is the host's and could fail in its own way.
-        let _ = catch(|| log::error!("the driver panicked while dropping its {what}: {text}"));
+        let _ = catch(|| log::error!("{DROP_PANIC} {what}: {text}"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a driver does to the process that loads it: looked at before and
-//! after its library is loaded and an instance is opened, once each.
+//! after its library is loaded and an instance is opened, once each, and in
+//! part when the instance is dropped; a look at each call would cost more than
+//! the call.
 //!
 //! The folder, the umask, what signals do, the environment and descriptors
 //! that started programs inherit belong to the program. What can be put back
@@ -60,19 +62,20 @@ impl Surroundings {
         .with_hint("this is a defect of the driver: tell its author, with this line"))
     }
 
+    /// Tells in the log what changed while `who` was in use, of what the
+    /// program itself leaves alone: folder, umask and environment. The first
+    /// two are put back.
+    pub(crate) fn check_stay(&self, who: &str) {
+        let Some(what) = self.changed_place(&Status::now()) else {
+            return;
+        };
+        self.restore_place();
+        log::error!("{who}: the driver breaks its contract: while it was in use it {what}");
+    }
+
     /// What changed since, in the past tense.
     pub fn changed(&self) -> Option<String> {
         let now = Surroundings::now();
-        if now.folder != self.folder {
-            let folder = now.folder.unwrap_or_default();
-            let folder = quote(&folder.to_string_lossy());
-            return Some(format!("changed the current folder to {folder}"));
-        }
-        if let (Some(before), Some(now)) = (self.status.umask, now.status.umask)
-            && before != now
-        {
-            return Some(format!("changed the umask from {before:04o} to {now:04o}"));
-        }
         if self.status.blocked != now.status.blocked {
             return Some("changed the blocked signals".into());
         }
@@ -92,10 +95,24 @@ impl Surroundings {
         if let Some(fd) = self.inherited.iter().find(|fd| !now.inherited.contains(fd)) {
             return Some(format!("closed descriptor {fd}, which is not its own"));
         }
-        let names = self.environment.keys().chain(now.environment.keys());
-        let mut names = names.filter(|n| self.environment.get(*n) != now.environment.get(*n));
-        let name = names.next()?;
-        let name = quote(&name.to_string_lossy());
+        self.changed_place(&now.status)
+    }
+
+    fn changed_place(&self, now: &Status) -> Option<String> {
+        let folder = std::env::current_dir().ok();
+        if folder != self.folder {
+            let folder = quote(&folder.unwrap_or_default().to_string_lossy());
+            return Some(format!("changed the current folder to {folder}"));
+        }
+        if let (Some(before), Some(now)) = (self.status.umask, now.umask)
+            && before != now
+        {
+            return Some(format!("changed the umask from {before:04o} to {now:04o}"));
+        }
+        let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+        let names = self.environment.keys().chain(environment.keys());
+        let mut names = names.filter(|n| self.environment.get(*n) != environment.get(*n));
+        let name = quote(&names.next()?.to_string_lossy());
         Some(format!("changed the environment variable {name}"))
     }
 
@@ -107,10 +124,9 @@ impl Surroundings {
         pairs.filter(|(before, now)| before != now)
     }
 
-    fn restore(&self) {
-        let now = Surroundings::now();
+    fn restore_place(&self) {
         if let Some(folder) = &self.folder
-            && now.folder.as_ref() != Some(folder)
+            && std::env::current_dir().ok().as_ref() != Some(folder)
             && let Err(error) = std::env::set_current_dir(folder)
         {
             log::warn!("change back to {}: {error}", folder.display());
@@ -118,6 +134,11 @@ impl Surroundings {
         if let Some(umask) = self.status.umask {
             rustix::process::umask(Mode::from_raw_mode(umask));
         }
+    }
+
+    fn restore(&self) {
+        self.restore_place();
+        let now = Surroundings::now();
         for (before, _) in self.changed_signals(&now) {
             before.restore();
         }

@@ -218,8 +218,13 @@ impl Library {
     ) -> Result<T> {
         let claim = self.prepare(kind, &context)?;
         let subject = Subject::instance(&self.path, kind, &context);
-        let before = Surroundings::now();
-        let opened = open(&self.module, context, subject, claim);
+        let before = Arc::new(Surroundings::now());
+        let stay = Stay {
+            before: Arc::clone(&before),
+            who: format!("{kind} {} ({})", context.instance, shown(&self.path)),
+            _claim: claim,
+        };
+        let opened = open(&self.module, context, subject, Box::new(stay));
         before
             .check("it was opened")
             .and(opened)
@@ -256,6 +261,19 @@ impl Library {
             .map_err(|error| self.named(error))?;
         self.module.set_log_level();
         claim(kind, context, self.fd)
+    }
+}
+
+/// An instance's stay in this process, to its drop.
+struct Stay {
+    before: Arc<Surroundings>,
+    who: String,
+    _claim: Claim,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.before.check_stay(&self.who);
     }
 }
 

@@ -14,6 +14,7 @@ mod library;
 mod search;
 mod sys;
 
+pub use crate::abi::guard::DROP_PANIC;
 pub use crate::abi::watch::{CALL_TIMEOUT, OnHang, set_default_limit, set_hook};
 pub use damage::Surroundings;
 pub use elf::Declaration;

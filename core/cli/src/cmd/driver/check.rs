@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use containerkit::shim::WireError;
 use containerkit::{Digest, DriverKind, Error, ErrorKind, InstanceName, Result};
-use containerkit_plugin::host::declaration;
+use containerkit_plugin::host::{DROP_PANIC, declaration};
 use serde_json::{Map, Value, json};
 
 use super::cases::{Row, plan};
@@ -27,7 +27,10 @@ const KINDS: [DriverKind; 3] = [
     DriverKind::Content,
 ];
 /// What this command itself says of every driver.
-const ENDS: Row = ("DRV-G-17", "a process that loaded it ends as usual");
+const ENDS: Row = (
+    "DRV-G-17",
+    "a process that loaded it ends as usual, and no drop panics",
+);
 /// Ids that an error line names.
 const NAMED: usize = 12;
 
@@ -281,7 +284,8 @@ impl Check<'_> {
                 Heard::End(status) => match hang {
                     Some(error) => error.to_string(),
                     None if status.success() && stage == Stage::End => {
-                        return Ok(Turn::All(Ok(())));
+                        let panicked = worker.wrote(DROP_PANIC);
+                        return Ok(Turn::All(panicked.map_or(Ok(()), Err)));
                     }
                     None => format!(
                         "the driver {}{}{}",

@@ -130,6 +130,18 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// The first line it wrote that holds these words, of the first MiB.
+    pub(super) fn wrote(&mut self, words: &str) -> Option<String> {
+        let mut text = Vec::new();
+        let _ = self
+            .output
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| (&self.output).take(1 << 20).read_to_end(&mut text));
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find(|line| line.contains(words))?;
+        line.find(words).map(|at| line[at..].to_owned())
+    }
+
     /// What it printed last, `: "…"` or nothing.
     pub(super) fn last_words(&mut self) -> String {
         const TAIL: u64 = 4096;
