@@ -171,7 +171,7 @@ fn of_sixteen_processes_that_commit_one_digest_one_wins() {
 }
 
 #[test]
-fn eight_processes_share_one_ref_and_one_store_without_losing_anything() {
+fn sixteen_processes_share_one_ref_and_one_store_without_losing_anything() {
     if let Some(root) = child_root() {
         line_up(&root);
         let store = store_in(&root).unwrap();
@@ -217,19 +217,19 @@ fn eight_processes_share_one_ref_and_one_store_without_losing_anything() {
             }
             Ok(())
         };
-        let result = (0..10).try_for_each(work);
+        let result = (0..6).try_for_each(work);
         return finish(&root, &result);
     }
     let (tmp, results) = together(
-        "eight_processes_share_one_ref_and_one_store_without_losing_anything",
-        8,
+        "sixteen_processes_share_one_ref_and_one_store_without_losing_anything",
+        16,
     );
-    assert_eq!(results, vec!["won"; 8]);
+    assert_eq!(results, vec!["won"; 16]);
     let store = store_in(tmp.path()).unwrap();
     let all = store
         .walk(&BlobFilter::default(), &Page::default())
         .unwrap();
-    assert_eq!(all.len(), 8 * 5);
+    assert_eq!(all.len(), 16 * 3);
     assert!(all.iter().all(|info| info.labels.contains_key("n")));
     assert_eq!(store.list_statuses().unwrap(), []);
 }

@@ -26,7 +26,7 @@ fn main() {
     }
     for (name, test) in [
         ("killed_processes_leave_nothing_broken", killed as fn()),
-        ("eight_processes_share_the_same_keys", shared),
+        ("sixteen_processes_share_the_same_keys", shared),
     ] {
         let start = Instant::now();
         test();
@@ -203,15 +203,15 @@ fn killed() {
 
 fn shared() {
     let (_temp, root) = fresh_root();
-    // All eight find a root without a database.
+    // All sixteen find a root without a database.
     let mut workers = Workers(Vec::new());
     std::thread::scope(|scope| {
-        let started: Vec<_> = (0..8)
+        let started: Vec<_> = (0..16)
             .map(|seed| {
                 let root = &root;
                 scope.spawn(move || {
                     let mut one = Workers(Vec::new());
-                    one.start(root, seed + 100, 60);
+                    one.start(root, seed + 100, 30);
                     std::mem::take(&mut one.0)
                 })
             })

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use containerkit::container::{Containers, Created, Launch, Launched, Made};
 use containerkit::record::AfterExit;
+use containerkit::shim::ExitSource;
 use containerkit::{Context, Error, IoContext, Result, fs};
 
 use crate::Outcome;
@@ -99,6 +100,14 @@ pub(crate) fn launch(
         // The shim does the rest.
         Ok(End::Left(status)) => Ok(Outcome::Status(status)),
         Ok(End::Exited(exit)) => {
+            if exit.source == ExitSource::Unknown {
+                log::warn!(
+                    "container {}: its exit status is lost: something in its shim waits for any \
+                     child, which a driver must not (runtime {})",
+                    record.name,
+                    record.runtime.instance
+                );
+            }
             if record.after_exit == AfterExit::Remove {
                 containers
                     .remove_ended(&record, shim)
