@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 bin=$stage/bin/containerkit
 drivers=$stage/lib/containerkit/drivers
 
-echo "== build the copying snapshotter as a third party would: its own workspace, one dependency"
+echo "== build the drivers of third parties as they would: a workspace of its own, one dependency"
 $CARGO build --release --locked --manifest-path "$here/../third-party/Cargo.toml" --target-dir "$TARGET"
 work=$(mktemp -d /tmp/containerkit-run.XXXXXX)
 chmod 0755 "$work"

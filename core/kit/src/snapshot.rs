@@ -273,7 +273,14 @@ pub const QUOTA_LABEL: &str = "containerkit.quota";
 /// Errors: an unknown key is `NotFound`; a taken one `AlreadyExists`; an
 /// operation that the kind, a child or a live mount forbids
 /// `FailedPrecondition`; a key that another process is working on `Conflict`,
-/// naming the holder. A failed call leaves the state as it was.
+/// naming the holder. Labels outside the limits of [`Labels`] are
+/// `InvalidArgument` ([`check_labels`](crate::value::check_labels)). A failed
+/// call leaves the state as it was.
+///
+/// Mounted is what shows in this mount namespace, and what is held: whoever
+/// mounts keeps a shared `flock` on the folder that is the snapshot's own
+/// ([`mounter::hold`](crate::mounter::hold)), and `commit` and `remove` take it
+/// exclusively.
 pub trait Snapshotter: Send + Sync {
     /// What this instance can do, fixed while it is open.
     fn capabilities(&self) -> SnapshotterCapabilities;
@@ -323,8 +330,9 @@ pub trait Snapshotter: Send + Sync {
     ) -> Result<SnapshotInfo>;
 
     /// Removes a snapshot of any kind. `FailedPrecondition` while it has
-    /// children or is mounted. Returns once the name is free; the files may
-    /// be deleted by `cleanup`.
+    /// children, which the error names and says to remove first, or is
+    /// mounted. Returns once the name is free; the files may be deleted by
+    /// `cleanup`.
     fn remove(&self, key: &SnapshotKey) -> Result<()>;
 
     /// One page of the snapshots that pass the filter, in key order.

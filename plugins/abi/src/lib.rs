@@ -162,6 +162,28 @@
 //! options = { mode = 448 }
 //! ```
 //!
+//! `containerkit driver check libfolders.so` says which promises it keeps.
+//!
+//! # What a first version misses
+//! - Any kind: [`DriverContext::check_options`] also where the driver is
+//!   linked; an error of the contract's [`ErrorKind`] that names the object in
+//!   one line ([`quote`]); another process, and another instance, that sees at
+//!   once what this one did; [`lock::FileLock`] for what one process does at a
+//!   time, whose error names the holder.
+//! - A snapshotter: labels are checked ([`value::check_labels`]); `created` of
+//!   a committed snapshot is the commit's time; `commit` and `remove` refuse
+//!   what is mounted or held ([`mounter::hold`]); `walk` gives keys after
+//!   `page.after`, whether that key is there or not.
+//! - A content store: a wrong size or digest leaves the ingest as it was; what
+//!   exists is `AlreadyExists` and names the digest; a writer that is dropped
+//!   keeps its bytes; a deleted blob's readers go on.
+//! - A runtime: `run` is given by `create` and `start`; a program that cannot
+//!   be executed carries an [`ExecFailure`]; nothing of a failed `create`
+//!   stays; nobody waits for a container but the caller, a subreaper.
+//!
+//! `tests/third-party` of the checkout has a driver of each kind that depends
+//! on this crate and on nothing else of containerkit.
+//!
 //! # What a driver may rely on
 //! - A panic in any method, in `open` and in `drop` is caught at the boundary
 //!   and becomes an [`Error`] that names the driver and the method; build with
