@@ -1,12 +1,12 @@
 //! Further processes in a container.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerkit::oci_spec::runtime::UserBuilder;
 use containerkit::runtime::{ExecRequest, KillScope, RuntimeStatus};
-use containerkit::{Error, ExecFailure, Result};
+use containerkit::{Error, ExecFailure, IoContext, Result};
 
-use super::host::{Exit, Host, captured, null_stdio, process, wait};
+use super::host::{Exit, Host, PATIENCE, captured, null_stdio, process, wait};
 use super::{Factory, case};
 use crate::{Case, ensure};
 
@@ -98,9 +98,16 @@ fn exec_process(factory: &dyn Factory) -> Result<()> {
 fn kill_all(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     let mut container = host.run("all", host.script("trap '' TERM; sleep 100; sleep 100")?)?;
-    container.spawn("exec sleep 100")?;
-    // Later than the exec's return, so that the program has replaced the shell.
-    std::thread::sleep(Duration::from_millis(100));
+    let pid = container.spawn("exec sleep 100")?.pid;
+    // Exec returns before the program has replaced the shell.
+    let name = format!("/proc/{pid}/comm");
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&name).io_context(|| &name)? != "sleep\n" {
+        ensure(Instant::now() < deadline, || {
+            "the program does not begin".into()
+        })?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let id = container.id.clone();
     host.runtime.kill(&id, 15, KillScope::All)?;
     let exit = container.wait_other(0)?;

@@ -1,7 +1,7 @@
 //! The life of a container: states, exit statuses, names, ends.
 
 use containerkit::runtime::{CreateRequest, DeleteMode, RuntimeStatus};
-use containerkit::{ContainerId, Error, ErrorKind, ExecFailure, Result};
+use containerkit::{ContainerId, Error, ErrorKind, ExecFailure, IoContext, Result};
 
 use super::host::{Exit, Host, captured, null_stdio, tracked};
 use super::{Factory, case};
@@ -40,7 +40,9 @@ fn story(factory: &dyn Factory) -> Result<()> {
     let host = Host::new(factory)?;
     let (stdio, out) = captured()?;
     let id: ContainerId = "web".parse()?;
-    let bundle = host.script("echo out; echo err >&2; sleep 0.2")?;
+    let bundle =
+        host.script("echo out; echo err >&2; until [ -e /tmp/go ]; do sleep 0.01; done")?;
+    let go = bundle.join("rootfs/tmp/go");
     let made = tracked(|| host.runtime.create(&id, CreateRequest { bundle, stdio }))?;
     let status = || host.runtime.state(&id).map(|state| state.status);
     let result = (|| {
@@ -54,6 +56,7 @@ fn story(factory: &dyn Factory) -> Result<()> {
         ensure(status()? == RuntimeStatus::Running, || {
             "want running".into()
         })?;
+        std::fs::write(go, "").io_context(|| "let it go")?;
         let exit = super::host::wait(&made)?;
         ensure(exit == Exit::Code(0), || format!("exit {exit:?}"))?;
         let text = out.text()?;
