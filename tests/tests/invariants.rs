@@ -206,6 +206,10 @@ fn i2_abi_stable_is_hidden() {
             hidden += usize::from(names);
             continue;
         }
+        // What was published is older than today's substrate.
+        if source.path.starts_with("tests/fixtures/published/") {
+            continue;
+        }
         assert!(
             !names,
             "{}: abi_stable is named outside plugins/abi/src/abi/",
@@ -640,6 +644,10 @@ fn nothing_names_one_machine() {
         concat!("/root", "/.cargo"),
     ];
     for (path, text) in texts(&root()) {
+        // A worktree's says where its repository is.
+        if path == ".git" {
+            continue;
+        }
         for needle in machine {
             assert!(
                 !text.contains(needle),
