@@ -2,6 +2,7 @@
 //! reboot cannot deceive.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -65,6 +66,20 @@ impl ProcessIdentity {
     }
 }
 
+/// Waits until a process has executed a program or has ended, for no longer
+/// than `limit`. A signal that comes before meets handlers that the program
+/// does not have, and is lost.
+pub fn wait_for_exec(pid: u32, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while let Ok(stat) = Stat::read(pid)
+        && !stat.has_executed()
+        && !stat.has_ended()
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// What `/proc/PID/stat` says of a process, in the reader's pid namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -121,6 +136,15 @@ impl Stat {
     /// Whether it runs no more, reaped or not.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
+    }
+
+    /// Whether it runs a program of its own: a process that was forked has the
+    /// code and the signal handlers of who forked it until it executes one.
+    pub fn has_executed(&self) -> bool {
+        const PF_FORKNOEXEC: u64 = 0x40;
+        self.field(9)
+            .and_then(|flags| flags.parse::<u64>().ok())
+            .is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
     }
 
     /// A field by its number in proc(5), 3 and above.
@@ -195,6 +219,37 @@ mod tests {
         child.wait().expect("wait");
         let error = Stat::read(child.id()).expect_err("gone");
         assert_eq!(error.kind(), crate::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_forked_process_is_told_from_one_that_executes() {
+        use std::io::{BufRead, BufReader};
+        let mut shell = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "exec 3<&0; (read x <&3; exec sleep 100) & echo $!; wait",
+            ])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().expect("stdout"))
+            .read_line(&mut line)
+            .expect("read");
+        let pid: u32 = line.trim().parse().expect("pid");
+        assert!(Stat::read(shell.id()).expect("shell").has_executed());
+        assert!(!Stat::read(pid).expect("fork").has_executed());
+        wait_for_exec(pid, Duration::ZERO);
+        assert!(!Stat::read(pid).expect("fork").has_executed());
+
+        drop(shell.stdin.take());
+        wait_for_exec(pid, Duration::from_secs(60));
+        assert!(Stat::read(pid).expect("sleep").has_executed());
+        let sleep = ProcessIdentity::of(pid).expect("identity");
+        assert!(sleep.signal(Signal::KILL).expect("kill"));
+        shell.wait().expect("wait");
+        wait_for_exec(pid, Duration::from_secs(60));
     }
 
     #[test]

@@ -98,10 +98,18 @@ impl Runc {
     }
 
     /// The error of a command that failed without a word: perhaps the program
-    /// cannot even be loaded, and said so on the container's stderr.
+    /// cannot even be loaded or does not take the configured arguments, and
+    /// said so on the container's stderr.
     fn silent(&self, verb: &str, id: &ContainerId, output: &Output) -> Error {
-        match command::ask(&self.options, &["--version"]) {
-            Ok(version) if !version.status.success() => self.unusable(&version),
+        let asked: Vec<&str> = self.options.args.iter().map(String::as_str).collect();
+        match command::ask(&self.options, &[&asked[..], &["--version"]].concat()) {
+            Ok(version) if !version.status.success() => {
+                let error = self.unusable(&version);
+                match asked.is_empty() {
+                    true => error,
+                    false => error.with_hint("look at the runtime's option `args` too"),
+                }
+            }
             Err(error) => error,
             Ok(_) => Error::new(
                 ErrorKind::Unavailable,

@@ -33,12 +33,24 @@ pub(crate) fn last_error(log: &[u8]) -> Option<String> {
                 }
             }
             Ok(_) => {}
+            // What crun says last about an option that it does not have.
+            Err(_) if line.starts_with("Try `") => {}
             Err(_) => {
-                plain.get_or_insert_with(|| line.trim().to_string());
+                plain.get_or_insert_with(|| unwrapped(line));
             }
         }
     }
     weak.or(plain)
+}
+
+/// A plain line, without what runc writes round its message before it has read
+/// the format of its log.
+fn unwrapped(line: &str) -> String {
+    line.trim()
+        .split_once(" level=error msg=\"")
+        .and_then(|(_, rest)| rest.strip_suffix('"'))
+        .unwrap_or(line.trim())
+        .to_owned()
 }
 
 /// Untrusted text as a part of one line: control characters and those that
@@ -280,6 +292,15 @@ mod tests {
         assert_eq!(
             last_error(b"{\"msg\":\"setns: no\",\"level\":\"error\"}\n{\"msg\":\"fail startup\",\"level\":\"error\"}\n").as_deref(),
             Some("setns: no")
+        );
+        assert_eq!(
+            last_error(b"time=\"now\" level=error msg=\"flag provided but not defined: -x\"\n")
+                .as_deref(),
+            Some("flag provided but not defined: -x")
+        );
+        assert_eq!(
+            last_error(b"crun: unrecognized option '--x'\nTry `crun --help' for more\n").as_deref(),
+            Some("crun: unrecognized option '--x'")
         );
         assert_eq!(last_error(b"\xff\xfe"), Some("\u{fffd}\u{fffd}".into()));
         assert_eq!(last_error(b""), None);

@@ -130,6 +130,21 @@ fn alive(pid: u32) -> bool {
 }
 
 #[test]
+fn refused_arguments_are_told_in_the_runtimes_words() {
+    let mut place = Place::real();
+    place.options = json!({"args": ["--no-such-flag"]})
+        .as_object()
+        .expect("object")
+        .clone();
+    // Its words went to the container's streams, with the whole usage.
+    let error = place.create().expect("open");
+    let text = error.to_string();
+    assert!(text.contains("not defined: -no-such-flag"), "{text}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`args`")));
+    place.is_clean();
+}
+
+#[test]
 fn a_missing_runtime_is_named_with_the_mend() {
     let mut place = Place::new("");
     for (binary, want) in [

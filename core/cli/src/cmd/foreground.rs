@@ -4,8 +4,9 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use containerkit::process::ProcessIdentity;
+use containerkit::process::{ProcessIdentity, wait_for_exec};
 use containerkit::shim::{self, Link, Shim, Started};
 use containerkit::{Error, IoContext, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,8 @@ pub(crate) const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, 
 const PASSED: [Signal; 4] = [Signal::USR1, Signal::USR2, Signal::CONT, Signal::WINCH];
 /// So many ending signals, and the container is killed.
 pub(crate) const PATIENCE: u32 = 3;
+/// How long a started container may take to execute its program.
+const EXEC: Duration = Duration::from_secs(2);
 
 /// Caught signals, readable from a descriptor each.
 pub(crate) struct Signals {
@@ -158,6 +161,10 @@ impl Subject for Own<'_> {
     fn signal(&self, signal: Signal, asked: u32) -> Result<After> {
         let ending = ENDING.contains(&signal);
         let init = self.init.as_ref();
+        if let Some(init) = init {
+            // A runtime's own init has other handlers than what it executes.
+            wait_for_exec(init.pid, EXEC);
+        }
         let dropped = ending && init.is_some_and(|init| !catches(init.pid, signal));
         let signal = match dropped || (ending && asked >= PATIENCE) {
             true => Signal::KILL,
