@@ -509,3 +509,49 @@ fn random_kills_of_run_leave_a_store_that_works() {
     kit.assert_clean();
     kit.run(["content", "verify"]).ok();
 }
+
+#[test]
+fn control_characters_of_wrong_words_are_shown_escaped() {
+    let kit = Kit::new();
+    let word = "a\n\u{1b}[31m";
+    for (status, words) in [
+        (2, vec![word]),
+        (2, vec!["image", word]),
+        (2, vec!["image", "ls", "--x\n\u{1b}[31m"]),
+        (2, vec!["--format", word, "image", "ls"]),
+        (125, vec!["run", "--x\n\u{1b}[31m", "busybox"]),
+    ] {
+        kit.run(&words).refused(status, &[r"\n\u{1b}[31m"]);
+    }
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let kit = Kit::new();
+    kit.run(["image", "ls"]).ok();
+    // The checkout may be where others cannot go.
+    let binary = kit.path("containerkit");
+    std::fs::copy(
+        containerkit_tests::kit::built().join("containerkit"),
+        &binary,
+    )
+    .unwrap();
+    for mode in [0o755, 0o700] {
+        std::fs::set_permissions(kit.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(kit.root(), PermissionsExt::from_mode(mode)).unwrap();
+        let output = std::process::Command::new(&binary)
+            .arg("--root")
+            .arg(kit.root())
+            .arg("--state")
+            .arg(kit.state())
+            .args(["run", "--rm", "busybox", "true"])
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        let ran = Ran::new(&output).refused(125, &["ermission denied"]);
+        assert!(ran.stderr.contains("hint: run it as root"), "{ran:?}");
+    }
+}

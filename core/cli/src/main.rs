@@ -16,7 +16,7 @@ mod usage;
 
 use std::process::ExitCode;
 
-use containerkit::{Error, Result};
+use containerkit::{Error, ErrorKind, Result};
 
 /// How a command ended when it did not fail.
 pub(crate) enum Outcome {
@@ -63,6 +63,7 @@ fn dispatch(cli: args::Cli, failure: usage::FailureStatus) -> ExitCode {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Status(status)) => ExitCode::from(status),
         Err(error) => {
+            let error = with_mend(error);
             output::print_error(&error);
             let status = error
                 .exec_failure()
@@ -70,6 +71,15 @@ fn dispatch(cli: args::Cli, failure: usage::FailureStatus) -> ExitCode {
                 .map_or(failure.general, |exec| exec.exit_status());
             ExitCode::from(status)
         }
+    }
+}
+
+/// What is forbidden to a user who is not root is so, as a rule, for that.
+fn with_mend(error: Error) -> Error {
+    let forbidden = error.kind() == ErrorKind::PermissionDenied && error.hint().is_none();
+    match forbidden && !rustix::process::geteuid().is_root() {
+        true => error.with_hint("run it as root, or through sudo"),
+        false => error,
     }
 }
 

@@ -26,13 +26,23 @@ pub(crate) fn one_line(text: &str) -> String {
             line.push('…');
             break;
         }
-        if is_unsafe(c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
+        push_safe(&mut line, c);
     }
     line
+}
+
+/// The same without a limit.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    text.chars().for_each(|c| push_safe(&mut safe, c));
+    safe
+}
+
+fn push_safe(line: &mut String, c: char) {
+    match is_unsafe(c) {
+        true => line.extend(c.escape_default()),
+        false => line.push(c),
+    }
 }
 
 /// Controls, and the bidirectional overrides that reorder a terminal's line.

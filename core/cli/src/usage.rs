@@ -66,9 +66,14 @@ pub(crate) fn parse(words: Vec<OsString>) -> Parsed {
         output::print_error_text(&format!("argument {shown}: it is not UTF-8"), None);
         return Parsed::Ended(status);
     }
+    // Clap drops control characters from what it quotes.
+    let shown: Vec<String> = words
+        .iter()
+        .map(|word| output::escaped(&word.to_string_lossy()))
+        .collect();
     let error = match Cli::try_parse_from(words) {
         Ok(cli) => return Parsed::Run(Box::new(cli)),
-        Err(error) => error,
+        Err(error) => Cli::try_parse_from(shown).err().unwrap_or(error),
     };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

@@ -150,8 +150,13 @@ pub(crate) fn recognize(data: &[u8]) -> Option<Document> {
 /// Parses a config. Members that are null, as some tools write them, count
 /// as absent.
 pub(crate) fn parse_config(data: &[u8]) -> Result<ImageConfiguration> {
-    if let Ok(config) = serde_json::from_slice(data) {
-        return Ok(config);
+    match serde_json::from_slice(data) {
+        Ok(config) => return Ok(config),
+        // Two readers would see two configs.
+        Err(error) if error.to_string().starts_with("duplicate field") => {
+            return Err(json_error(error));
+        }
+        Err(_) => {}
     }
     let mut value: serde_json::Value = serde_json::from_slice(data).map_err(json_error)?;
     drop_nulls(&mut value);
@@ -289,6 +294,8 @@ mod tests {
             br#"{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"],"Volumes":null,"ExposedPorts":null,"Labels":null},"rootfs":{"type":"layers","diff_ids":[]},"history":null}"#,
         )
         .expect("config");
+        let twice = br#"{"architecture":"amd64","os":"linux","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        assert!(parse_config(twice).is_err());
         let cmd = config.config().as_ref().and_then(|c| c.cmd().clone());
         assert_eq!(cmd, Some(vec!["sh".to_string()]));
     }

@@ -376,11 +376,31 @@ fn the_magic_counts_and_not_the_media_type() {
         support::images::gzip(&plain),
         support::images::zstd(&plain),
     ] {
-        for media_type in [PLAIN, support::images::GZIP, "application/octet-stream"] {
+        for media_type in [PLAIN, support::images::GZIP] {
             let bed = Bed::new();
             let image = bed.image(&one_layer(&plain, media_type, &stored));
             assert_eq!(image.layers[0].diff_id, Algorithm::Sha256.digest(&plain));
             assert!(bed.unpack(&image).unwrap().is_some());
         }
+    }
+}
+
+/// An artifact whose blobs happen to be tar archives is no root file system.
+#[test]
+fn what_is_no_layer_is_not_unpacked() {
+    let plain = tar(&[file("a", "x")]);
+    for media_type in [
+        "",
+        "application/octet-stream",
+        "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+        "a\n\u{1b}[31m",
+    ] {
+        let bed = Bed::new();
+        let image = bed.image(&one_layer(&plain, media_type, &plain));
+        let error = bed.unpack(&image).expect_err(media_type);
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        support::assert_one_line(&error);
+        assert!(bed.snapshots.keys().is_empty());
     }
 }

@@ -202,6 +202,11 @@ pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
             .with_source_text(format!("{code:?}"))
             .with_hint(format!("find the holder with `fuser {shown}`"))
         }
+        // SQLite does not say why.
+        Some(ErrorCode::CannotOpen) if is_forbidden(path) => Error::new(
+            ErrorKind::PermissionDenied,
+            format!("record database {shown}: permission denied"),
+        ),
         code => {
             let kind = match code {
                 Some(
@@ -219,6 +224,14 @@ pub(crate) fn explain(path: &Path, error: rusqlite::Error) -> Error {
                 .with_source_text(quote(&error.to_string()))
         }
     }
+}
+
+fn is_forbidden(path: &Path) -> bool {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// [`ErrorKind::DataLoss`] with the mend.

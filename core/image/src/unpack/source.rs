@@ -89,6 +89,13 @@ impl Read for Watched<'_> {
 
 /// The uncompressed stream of a layer's blob.
 pub(super) fn open(store: &dyn ContentStore, layer: &Layer, limits: &Limits) -> Result<Stream> {
+    let media_type = layer.descriptor.media_type().as_ref();
+    let Some(announced) = announced(media_type) else {
+        return Err(Error::invalid(format!(
+            "its media type {} is not that of a layer",
+            containerkit::quote(media_type)
+        )));
+    };
     let reader = store
         .reader(&layer.digest)
         .map_err(|error| match error.kind() {
@@ -107,8 +114,7 @@ pub(super) fn open(store: &dyn ContentStore, layer: &Layer, limits: &Limits) -> 
         None => Box::new(BlobStream::new(reader)),
     };
     let stream = Stream::new(source, layer.diff_id.algorithm(), limits)?;
-    let media_type = layer.descriptor.media_type().as_ref();
-    if announced(media_type) != Some(stream.compression()) {
+    if announced != stream.compression() {
         log::warn!(
             "layer {} is announced as {} and is {}; going by what it is",
             layer.digest,
@@ -119,12 +125,14 @@ pub(super) fn open(store: &dyn ContentStore, layer: &Layer, limits: &Limits) -> 
     Ok(stream)
 }
 
-/// The compression that a layer's media type tells.
+/// The compression that a layer's media type tells; `None` when it is not a
+/// layer's: an artifact that happens to be a tar is no root file system.
 fn announced(media_type: &str) -> Option<Compression> {
     match media_type {
         "application/vnd.oci.image.layer.v1.tar"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => Some(Compression::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
         | "application/vnd.docker.image.rootfs.diff.tar.gzip"

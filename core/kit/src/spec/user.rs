@@ -11,6 +11,10 @@ pub const MAX_ID: u32 = i32::MAX as u32;
 /// An `/etc/passwd` or `/etc/group` larger than this is refused.
 pub const FILE_LIMIT: u64 = 4 << 20;
 
+/// A user in more groups than this is refused: runc reads tens of thousands
+/// of them for minutes.
+pub const GROUPS: usize = 1024;
+
 /// A resolved user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedUser {
@@ -146,6 +150,17 @@ pub fn resolve(root: &Root, text: &str) -> Result<ResolvedUser> {
     additional_gids.push(gid);
     additional_gids.sort_unstable();
     additional_gids.dedup();
+    if additional_gids.len() > GROUPS {
+        return Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!(
+                "user {}: the image's /etc/group lists it in {} groups, more than the {GROUPS} allowed",
+                quote(text),
+                additional_gids.len()
+            ),
+        )
+        .with_hint("name one group: --user USER:GROUP"));
+    }
     let home = entry
         .map(|entry| entry.home)
         .filter(|home| home.starts_with('/') && !home.chars().any(char::is_control))
@@ -368,6 +383,25 @@ mod tests {
         for count in [1000, 1001] {
             assert!(user.check_mapped(&users(count)).is_err(), "{count}");
         }
+    }
+
+    #[test]
+    fn a_user_in_too_many_groups_is_refused() {
+        let (dir, root) = rootfs();
+        let write = |count: usize| {
+            let groups: String = (2..count + 1)
+                .map(|n| format!("g{n}:x:{n}:root\n"))
+                .collect();
+            std::fs::write(dir.path().join("etc/group"), groups).expect("write");
+        };
+        // The user's own counts too.
+        write(GROUPS);
+        let user = resolve(&root, "root").expect("as many as allowed");
+        assert_eq!(user.additional_gids.len(), GROUPS);
+        write(GROUPS + 1);
+        let error = resolve(&root, "root").expect_err("one more");
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        resolve(&root, "root:g7").expect("one named");
     }
 
     #[test]

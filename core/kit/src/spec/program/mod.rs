@@ -35,6 +35,13 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
         [program, ..] => program,
         [] => return Ok(()),
     };
+    if is_too_long(program) {
+        return Err(error(
+            program,
+            ExecFailure::NotFound,
+            "its name is longer than a file's can be",
+        ));
+    }
     let candidates = candidates(
         program,
         process.cwd(),
@@ -76,6 +83,12 @@ pub fn check(spec: &Spec, rootfs: &Root) -> Result<()> {
         ),
     };
     Err(error(program, failure, why))
+}
+
+fn is_too_long(program: &str) -> bool {
+    const NAME_MAX: usize = 255;
+    const PATH_MAX: usize = 4096;
+    program.len() >= PATH_MAX || program.split('/').any(|name| name.len() > NAME_MAX)
 }
 
 fn error(program: &str, failure: ExecFailure, why: &str) -> Error {
@@ -283,7 +296,17 @@ mod tests {
         for program in ["yes", "/yes", "./yes", "/link", "/../yes"] {
             assert_eq!(outcome(&[program], None), None, "{program}");
         }
-        for program in ["/etc/passwd", "nosuch", "/none/x", "yes/x"] {
+        let long = format!("/{}", "x".repeat(256));
+        let deep = "/x".repeat(2048);
+        for program in [
+            "/etc/passwd",
+            "nosuch",
+            "/none/x",
+            "yes/x",
+            &long,
+            &long[1..],
+            &deep,
+        ] {
             assert_eq!(
                 outcome(&[program], None),
                 Some(ExecFailure::NotFound),
