@@ -10,6 +10,13 @@ use crate::store::{Fail, Store, Sync, decode, encode, page};
 pub(crate) fn put(store: &Store, image: &ImageRecord) -> Result<ImageRecord> {
     check_labels(&image.labels)?;
     let name = image.name.to_string();
+    // A name that holds a digest promises just that content.
+    if let Some(promised) = image.name.digest().filter(|it| **it != image.digest) {
+        return Err(Error::invalid(format!(
+            "image name {name}: the image's digest is {}, not {promised}",
+            image.digest
+        )));
+    }
     // Most puts of an import that ran before change nothing: no write then.
     let same = store.read(|db| Ok(find(db, &name)?.filter(|old| merge(old, image) == *old)))?;
     if let Some(same) = same {

@@ -21,6 +21,17 @@ fn mode(path: &std::path::Path) -> u32 {
 }
 
 #[test]
+fn a_name_with_a_digest_is_for_that_content_only() {
+    let (_dir, store) = store();
+    let right = image("busybox", "data").digest;
+    let name = format!("example.com/busybox@{right}");
+    store.put_image(&image(&name, "data")).expect("its own");
+    let error = store.put_image(&image(&name, "other")).expect_err("a lie");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert_eq!(store.images(&Page::default()).expect("list").len(), 1);
+}
+
+#[test]
 fn files_and_folders_have_their_modes() {
     let (dir, store) = store();
     store.put_image(&image("a", "a")).expect("put");
