@@ -48,7 +48,43 @@ pub fn parse_volume(text: &str) -> Result<MountRequest> {
     Ok(mount)
 }
 
-/// `type=bind|tmpfs|volume,source=…,target=…[,readonly][,…]` of `--mount`.
+/// The parts between commas. One that begins with `"` goes to the next `"`,
+/// commas included, and holds `""` for `"`: paths may have both.
+fn fields(text: &str) -> Option<Vec<String>> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let mut field = String::new();
+        let Some(mut quoted) = rest.strip_prefix('"') else {
+            let (field, after) = rest.split_once(',').unwrap_or((rest, ""));
+            fields.push(field.to_owned());
+            if after.is_empty() {
+                return Some(fields);
+            }
+            rest = after;
+            continue;
+        };
+        rest = loop {
+            let (part, after) = quoted.split_once('"')?;
+            field.push_str(part);
+            match after.strip_prefix('"') {
+                Some(more) => {
+                    field.push('"');
+                    quoted = more;
+                }
+                None => break after,
+            }
+        };
+        fields.push(field);
+        if rest.is_empty() {
+            return Some(fields);
+        }
+        rest = rest.strip_prefix(',')?;
+    }
+}
+
+/// `type=bind|tmpfs|volume,source=…,target=…[,readonly][,…]` of `--mount`; a
+/// part with a comma in it is put in double quotes.
 pub fn parse_mount(text: &str) -> Result<MountRequest> {
     let bad = |why: &str| {
         Error::invalid(format!("mount {}: {why}", quote(text)))
@@ -56,7 +92,12 @@ pub fn parse_mount(text: &str) -> Result<MountRequest> {
     };
     let (mut kind, mut source, mut target) = (None, None, None);
     let mut rest = Vec::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
+    let fields = fields(text).ok_or_else(|| bad("a quoted part does not end at a comma"))?;
+    for part in fields
+        .iter()
+        .map(String::as_str)
+        .filter(|part| !part.is_empty())
+    {
         let (key, value) = match part.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (part, None),
@@ -318,6 +359,14 @@ mod tests {
         let mount = parse_mount("type=bind,source=/a:b,target=/c,readonly").expect("mount");
         assert_eq!(mount.source, MountSource::Path("/a:b".into()));
         assert_eq!(mount.access, Access::ReadOnly);
+        let mount = parse_mount(r#"type=bind,"source=/a,""b"" c:d\e",target=/c,"#).expect("quoted");
+        assert_eq!(mount.source, MountSource::Path(r#"/a,"b" c:d\e"#.into()));
+        for bad in [
+            r#"type=bind,"source=/a,target=/c"#,
+            r#""source=/a"x,target=/c"#,
+        ] {
+            refused(parse_mount(bad), bad);
+        }
         let mount = parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700").expect("tmpfs");
         assert_eq!(mount.options, ["size=1048576", "mode=0700"]);
         let mount = parse_mount("type=volume,src=v,dst=/t").expect("volume");
