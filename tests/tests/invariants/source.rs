@@ -59,10 +59,12 @@ pub(crate) fn texts(root: &Path) -> Vec<(String, String)> {
             let entry = entry.unwrap();
             let name = entry.file_name().to_string_lossy().into_owned();
             let kind = entry.file_type().unwrap();
+            // In a second worktree `.git` is a file.
+            if name == "target" || name == ".git" {
+                continue;
+            }
             if kind.is_dir() {
-                if name != "target" && name != ".git" {
-                    pending.push(entry.path());
-                }
+                pending.push(entry.path());
             } else if kind.is_file()
                 && let Ok(text) = std::fs::read_to_string(entry.path())
             {
