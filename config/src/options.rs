@@ -109,6 +109,8 @@ mod tests {
             ),
             ("deadline = \"3\"", "\"deadline\": want an integer"),
             ("binary = 1", "\"binary\": want a path"),
+            (r#"binary = """#, "\"binary\": want a path"),
+            (r#"binary = "a\u0000b""#, "\"binary\": want a path"),
             ("args = [1]", "\"args\": want an array of strings"),
             ("debug = 0", "\"debug\": want true or false"),
             ("env = { A = 1 }", "\"env\": want a table of strings"),

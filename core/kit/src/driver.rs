@@ -110,7 +110,10 @@ impl OptionKind {
     /// Whether a value has this type.
     pub fn accepts(self, value: &Value) -> bool {
         match self {
-            OptionKind::String | OptionKind::Path => value.is_string(),
+            OptionKind::String => value.is_string(),
+            OptionKind::Path => value
+                .as_str()
+                .is_some_and(|path| !path.is_empty() && !path.contains('\0')),
             OptionKind::Integer => value.is_i64() || value.is_u64(),
             OptionKind::Boolean => value.is_boolean(),
             OptionKind::StringList => value
