@@ -191,7 +191,18 @@ fn running_out_of_memory_is_told() {
     assert_eq!(found["exit"]["oom_killed"], true, "{found}");
     assert_eq!(found["oom_killed"], true);
     assert_eq!(found["exit"]["signal"], 9);
-    assert!(kinds(&kit, "init").contains(&"oom".to_owned()));
+    assert_eq!(kinds(&kit, "init"), ["create", "start", "oom", "exit"]);
+    let told = kit
+        .run(["events", "--no-stream", "--filter", "type=exit"])
+        .ok();
+    for word in [
+        "exit_code=137",
+        "signal=9",
+        "source=reaped",
+        "oom_killed=true",
+    ] {
+        assert!(told.stdout.contains(word), "{word} in {told:?}");
+    }
 
     // A child alone is killed, and that is told while the rest goes on.
     let script = format!("sh -c '{HUNGRY}'; sleep 1000");

@@ -18,7 +18,7 @@ use containerkit::process::Stat;
 use containerkit::runtime::DeleteMode;
 use containerkit::shim::{
     Channel, ExitRecord, ShimRequest, ToClient, ToShim, WireError, cgroups_at, end_execs,
-    kill_remains, read_init, read_intent, read_request, remove_cgroups, write_exit,
+    kill_remains, read_exit, read_init, read_intent, read_request, remove_cgroups, write_exit,
 };
 use containerkit::stats::oom_kills;
 use containerkit::{Error, ErrorKind, IoContext, Result};
@@ -161,10 +161,15 @@ fn take_over(held: &Held, status: &str, driver: Driver) {
     if let Ok(Some(init)) = read_init(state_dir) {
         exit.oom_killed = oom_kills(&init.cgroups) > 0;
     }
+    // The supervisor may have told it.
+    let known = matches!(read_exit(state_dir), Ok(Some(_)));
     let exit = write_exit(state_dir, exit.clone()).unwrap_or_else(|error| {
         log::error!("{error}");
         exit
     });
+    if !known {
+        request.tell("exit", |event| event.ended(&exit));
+    }
     tell(&held.channel, &ToClient::Exited { exit });
     if driver == Driver::Hangs {
         remove_planned(&request);

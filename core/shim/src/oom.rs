@@ -8,10 +8,9 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use containerkit::events::{Event, EventLog};
-use containerkit::shim::ShimRequest;
+use containerkit::shim::{EventSource, ShimRequest};
 use containerkit::stats::oom_kills;
-use containerkit::{IoContext, Result};
+use containerkit::{ContainerId, IoContext, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Timespec, inotify};
 use rustix::time::{
@@ -26,7 +25,8 @@ const PAUSE: i64 = 10_000_000;
 pub(crate) struct Oom {
     cgroups: Vec<PathBuf>,
     told: u64,
-    log: Option<(EventLog, Event)>,
+    id: ContainerId,
+    events: Option<EventSource>,
     /// Readable at each kill, and once the cgroup is gone.
     signal: Option<OwnedFd>,
     timer: Option<OwnedFd>,
@@ -37,11 +37,6 @@ impl Oom {
     /// Begins to watch. Where the kernel does not say when, the kills are told
     /// at the end.
     pub(crate) fn watch(request: &ShimRequest, cgroups: Vec<PathBuf>) -> Oom {
-        let log = request.events.as_ref().map(|source| {
-            let event = Event::of_container("oom", &request.id, source.name.as_str());
-            let event = event.image(source.image.clone());
-            (EventLog::new(&source.state), event)
-        });
         let signal = signal(&cgroups).unwrap_or_else(|error| {
             log::info!("kills for lack of memory are told at the end: {error}");
             None
@@ -49,7 +44,8 @@ impl Oom {
         Oom {
             cgroups,
             told: 0,
-            log,
+            id: request.id.clone(),
+            events: request.events.clone(),
             signal,
             timer: None,
             looks: 0,
@@ -96,8 +92,10 @@ impl Oom {
         if now <= self.told {
             return false;
         }
-        if let Some((log, event)) = &self.log {
-            log.tell(event.clone().with("kills", now - self.told));
+        if let Some(source) = &self.events {
+            source.tell(&self.id, "oom", |event| {
+                event.with("kills", now - self.told)
+            });
         }
         self.told = now;
         true

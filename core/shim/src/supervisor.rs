@@ -173,6 +173,8 @@ impl Container {
             undo(request, runtime, &record.cgroups);
             return Err(error);
         }
+        // Here, so that no end is told before it.
+        request.tell("start", |event| event.with("pid", process.pid));
         // A terminal that the shim holds is reached by pipes.
         let console = streams.console.as_ref().filter(|_| !streams.is_held);
         let fds: Vec<BorrowedFd<'_>> = console.into_iter().map(AsFd::as_fd).collect();
@@ -225,6 +227,7 @@ impl Container {
             log::error!("{error}");
             exit
         });
+        request.tell("exit", |event| event.ended(&exit));
         rootfs.unmount();
         watch.end(&exit);
         tell(&held.channel, &ToClient::Exited { exit });

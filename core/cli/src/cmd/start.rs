@@ -83,7 +83,6 @@ pub(crate) fn launch(
             return Err(error);
         }
     };
-    containers.tell(&record, "start", |event| event.with("pid", started.pid));
     let pid = started.pid.to_string();
     let attended = match &settings.pidfile {
         Some(path) => fs::write_atomic(path, pid.as_bytes(), 0o644, fs::Durability::Volatile),

@@ -167,7 +167,11 @@ impl Containers {
     /// records its exit.
     pub(super) fn end_remains(&self, record: &ContainerRecord) -> Result<()> {
         let dir = self.state_dir(&record.id);
+        let known = shim::read_exit(&dir)?.is_some();
         let exit = shim::recover(&dir)?;
+        if let Some(exit) = exit.as_ref().filter(|_| !known) {
+            self.tell(record, "exit", |event| event.ended(exit));
+        }
         if let Some(exit) = exit
             && record.lifetime == Lifetime::Durable
             && self.is_whole(&record.id)

@@ -16,9 +16,9 @@
 //! | `start` | its program was let go | `pid` |
 //! | `kill` | a signal was sent on request | `signal` |
 //! | `pause`, `resume`, `update` | it was frozen, thawed, given other limits | |
-//! | `oom` | the kernel killed one of its processes for lack of memory | |
+//! | `oom` | the kernel killed one of its processes for lack of memory | `kills` |
 //! | `exit` | its init ended | `exit_code`, `signal`, `source`, `oom_killed` |
-//! | `exec_start`, `exec_exit` | a further process began, ended | `exec_id`, `exit_code` |
+//! | `exec` | a further process began | `exec`, `pid` |
 //! | `checkpoint`, `restore` | its processes were saved, made from saved ones | `path` |
 //! | `pull`, `import`, `tag`, `remove` | an image got or lost a name | |
 //!
@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ContainerId;
+use crate::shim::ExitRecord;
 use crate::value::Timestamp;
 
 pub use read::Reader;
@@ -100,6 +101,19 @@ impl Event {
     pub fn image(mut self, image: Option<String>) -> Event {
         self.image = image;
         self
+    }
+
+    /// Adds how the container's init ended.
+    #[must_use]
+    pub fn ended(self, exit: &ExitRecord) -> Event {
+        let event = self
+            .with("exit_code", exit.status())
+            .with("source", exit.source.name())
+            .with("oom_killed", exit.oom_killed);
+        match exit.signal {
+            Some(signal) => event.with("signal", signal),
+            None => event,
+        }
     }
 
     /// Adds an attribute; a long value is cut.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::events::{Event, EventLog};
 use crate::ids::{ContainerId, InstanceName};
 use crate::logs::LogFiles;
 use crate::mount::Mount;
@@ -69,6 +70,14 @@ pub struct EventSource {
     pub image: Option<String>,
 }
 
+impl EventSource {
+    /// Tells of a container; `more` adds attributes.
+    pub fn tell(&self, id: &ContainerId, kind: &str, more: impl FnOnce(Event) -> Event) {
+        let event = Event::of_container(kind, id, self.name.as_str()).image(self.image.clone());
+        EventLog::new(&self.state).tell(more(event));
+    }
+}
+
 /// One container to supervise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShimRequest {
@@ -114,6 +123,13 @@ impl ShimRequest {
     /// Where the rootfs is: `bundle/rootfs`.
     pub fn rootfs(&self) -> PathBuf {
         self.bundle.join("rootfs")
+    }
+
+    /// Tells an event of the container, where events are told.
+    pub fn tell(&self, kind: &str, more: impl FnOnce(Event) -> Event) {
+        if let Some(source) = &self.events {
+            source.tell(&self.id, kind, more);
+        }
     }
 
     /// Refuses what no shim can do.

@@ -75,6 +75,17 @@ pub enum ExitSource {
     Unknown,
 }
 
+impl ExitSource {
+    /// As in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ExitSource::Reaped => "reaped",
+            ExitSource::Inferred => "inferred",
+            ExitSource::Unknown => "unknown",
+        }
+    }
+}
+
 /// How a container's init ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
