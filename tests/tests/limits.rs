@@ -30,10 +30,10 @@ fn until(what: &str, condition: impl Fn() -> bool) {
 /// The value of the first of these files in the container's cgroups.
 fn cgroup_value(pid: u64, names: &[&str]) -> String {
     let folders: Vec<PathBuf> = containerkit::shim::own_cgroups(pid as u32).unwrap();
-    let files = folders
+    let mut files = folders
         .iter()
         .flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    let found = files.filter(|file| file.exists()).next().unwrap();
+    let found = files.find(|file| file.exists()).unwrap();
     std::fs::read_to_string(found).unwrap().trim().to_owned()
 }
 

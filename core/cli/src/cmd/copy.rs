@@ -96,8 +96,8 @@ pub(crate) fn copy(app: &App, args: CopyArgs) -> Result<Outcome> {
     let source = Opened::new(source, |id| {
         let record = find(&containers, id)?;
         // A container at rest is opened by one at a time.
-        let same = target.iter().flat_map(|target| &target.tree);
-        match same.filter(|tree| tree.id == record.id).next() {
+        let mut same = target.iter().flat_map(|target| &target.tree);
+        match same.find(|tree| tree.id == record.id) {
             Some(tree) => Ok(Rc::clone(tree)),
             None => Ok(Rc::new(containers.root(&record, Access::ReadOnly)?)),
         }

@@ -108,5 +108,5 @@ impl Open {
 }
 
 fn is_kernels(dir: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(dir).is_ok_and(|found| KERNELS.contains(&(found.f_type as i64)))
+    rustix::fs::fstatfs(dir).is_ok_and(|found| KERNELS.contains(&found.f_type))
 }
