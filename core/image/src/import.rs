@@ -23,12 +23,12 @@ use std::time::{Duration, Instant};
 
 use containerkit::content::{self, ContentStore, Expected};
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::{Context as _, Digest, Error, ErrorKind, IngestRef, Labels, Result};
+use containerkit::{
+    Cancel, Context as _, Digest, Error, ErrorKind, IngestRef, Labels, PlatformChoice, Result,
+};
 
-use crate::cancel::Cancel;
 use crate::event::Event;
 use crate::limits::Limits;
-use crate::platform::PlatformChoice;
 use source::Source;
 
 /// How to import.

@@ -20,7 +20,6 @@
 //! | [`check`](mod@check) | whether what is stored is whole, and mending it |
 
 pub mod apply;
-mod cancel;
 pub mod check;
 pub mod copy;
 pub mod diff;
@@ -34,19 +33,18 @@ mod limits;
 pub mod migrate;
 pub mod mirror;
 pub mod pack;
-pub mod platform;
 pub mod resolve;
 pub mod unpack;
 
 pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
-pub use cancel::Cancel;
+pub(crate) use containerkit::cancel;
+pub use containerkit::{Cancel, PlatformChoice, platform};
 pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
 pub use export::{ExportFormat, ExportOptions, export};
 pub use import::{ImportOptions, Imported, import};
 pub use limits::Limits;
 pub use pack::{PackOptions, Packed, pack};
-pub use platform::PlatformChoice;
 pub use resolve::{Image, Layer, describe, descriptor, is_complete, offers, platforms, resolve};
 pub use unpack::{UnpackOptions, unpack};
 

@@ -7,16 +7,13 @@
 use std::collections::BTreeSet;
 
 use containerkit::content::ContentStore;
+use containerkit::document::{DEPTH, DOCUMENTS};
 use containerkit::oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 use containerkit::record::ImageRecord;
 use containerkit::{Context as _, Digest, Error, ErrorKind, Result, chain_id};
 
 use crate::document::{self, Document, digest_of};
 use crate::platform::{Offered, PlatformChoice};
-
-const DEPTH: u32 = 4;
-/// Documents read for one image.
-const DOCUMENTS: u32 = 512;
 
 /// A layer of a resolved image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,8 +259,7 @@ fn collect(
                     // What is said of a manifest here is believed: reading
                     // it is left to who wants it.
                     _ if !document::is_document(media_type) => continue,
-                    "application/vnd.oci.image.index.v1+json"
-                    | "application/vnd.docker.distribution.manifest.list.v2+json" => true,
+                    _ if document::is_index(media_type) => true,
                     _ => child.platform().is_none(),
                 };
                 if !nested {

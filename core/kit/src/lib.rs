@@ -10,7 +10,7 @@
 //! | [`snapshot`], [`content`], [`runtime`] | the contracts; begin with their stories |
 //! | [`driver`], [`kit`] | what every driver has; how instances are reached |
 //! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
-//! | [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
+//! | [`cancel`], [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
 //! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`], [`events`] | what the kit remembers; what happened |
 //! | [`lease`] | keeping blobs and snapshots from being collected while they are used |
@@ -18,13 +18,16 @@
 //! | [`shim`], [`logs`] | the supervisor of one container, from outside; the files of its output |
 //! | [`idmap`] | users of a container as other users of the host |
 //! | [`spec`], [`bundle`] | from an image and a user's wishes to what a runtime is given |
+//! | [`document`], [`platform`] | manifests and indexes told apart; which of an image's platforms is meant |
 //! | [`fs`], [`lock`], [`process`] | files beneath a root, locks, process identity |
 //! | [`mod@step`] | where a test may kill or pause a process; nothing in a release |
 
 pub mod bundle;
+pub mod cancel;
 pub mod container;
 pub mod content;
 pub mod digest;
+pub mod document;
 pub mod driver;
 pub mod error;
 pub mod events;
@@ -37,6 +40,7 @@ pub mod lock;
 pub mod logs;
 pub mod mount;
 pub mod mounter;
+pub mod platform;
 pub mod process;
 pub mod record;
 pub mod reference;
@@ -50,6 +54,7 @@ mod sys;
 pub mod value;
 
 pub use bundle::{Bundle, BundleFile};
+pub use cancel::Cancel;
 pub use content::{BlobReader, ContentStore, IngestWriter};
 pub use digest::{Algorithm, Digest, Hasher, chain_id};
 pub use driver::{Driver, DriverContext, DriverInfo, DriverKind, OptionKind, OptionSpec};
@@ -57,6 +62,7 @@ pub use error::{Context, Error, ErrorKind, ExecFailure, IoContext, Result, quote
 pub use ids::{ContainerId, IngestRef, InstanceName, SnapshotKey};
 pub use kit::{Drivers, Opened};
 pub use mount::{Access, Mount};
+pub use platform::PlatformChoice;
 pub use record::Records;
 pub use reference::Reference;
 pub use runtime::Runtime;

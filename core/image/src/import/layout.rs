@@ -7,7 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use containerkit::document::{DEPTH, DOCUMENTS};
 use containerkit::oci_spec::image::{Descriptor, ImageIndex};
+use containerkit::platform::Offered;
 use containerkit::{Algorithm, Context as _, Digest, Error, ErrorKind, Result, quote};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,11 +19,8 @@ use super::{Imported, Target};
 use crate::document::{self, Document, digest_of};
 use crate::event::Event;
 use crate::limits::exhausted;
-use crate::platform::Offered;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const DEPTH: u32 = 4;
-const DOCUMENTS: u32 = 512;
 
 #[derive(Deserialize)]
 struct Marker {

@@ -4,13 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use containerkit::oci_spec::image::Platform;
-use containerkit::{Error, Result, quote};
+use oci_spec::image::Platform;
+
+use crate::error::{Error, Result, quote};
 
 /// A wanted platform, `OS/ARCHITECTURE[/VARIANT]`.
 ///
 /// ```
-/// use containerkit_image::PlatformChoice;
+/// use containerkit::PlatformChoice;
 /// let choice: PlatformChoice = "linux/arm64/v8".parse().unwrap();
 /// assert_eq!(choice.to_string(), "linux/arm64");
 /// assert!("linux".parse::<PlatformChoice>().is_err());
@@ -58,7 +59,7 @@ impl PlatformChoice {
     }
 
     /// How well something fits; higher is better, `None` not at all.
-    pub(crate) fn rank(&self, offered: &Offered) -> Option<u32> {
+    pub fn rank(&self, offered: &Offered) -> Option<u32> {
         if offered.os != self.os || offered.architecture != self.architecture {
             return None;
         }
@@ -122,14 +123,18 @@ impl FromStr for PlatformChoice {
 
 /// What an image has, with the field's other spellings made one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Offered {
-    pub(crate) os: String,
-    pub(crate) architecture: String,
-    pub(crate) variant: Option<String>,
+pub struct Offered {
+    /// The operating system.
+    pub os: String,
+    /// The architecture.
+    pub architecture: String,
+    /// The CPU's variant.
+    pub variant: Option<String>,
 }
 
 impl Offered {
-    pub(crate) fn new(os: &str, architecture: &str, variant: Option<&str>) -> Offered {
+    /// From words as they stand in an image.
+    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Offered {
         let os = os.to_ascii_lowercase();
         let architecture = architecture.to_ascii_lowercase();
         let variant = variant
@@ -151,7 +156,8 @@ impl Offered {
         }
     }
 
-    pub(crate) fn of(platform: &Platform) -> Offered {
+    /// From a descriptor.
+    pub fn of(platform: &Platform) -> Offered {
         Offered::new(
             &platform.os().to_string(),
             &platform.architecture().to_string(),
@@ -160,7 +166,7 @@ impl Offered {
     }
 
     /// As in an index.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         let mut json = serde_json::json!({ "os": self.os, "architecture": self.architecture });
         if let Some(variant) = &self.variant {
             json["variant"] = serde_json::json!(variant);
@@ -169,7 +175,7 @@ impl Offered {
     }
 
     /// Build attestations and the like say so.
-    pub(crate) fn is_unknown(&self) -> bool {
+    pub fn is_unknown(&self) -> bool {
         self.os == "unknown" || self.architecture == "unknown"
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use containerkit::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Once set, whatever was given a copy of it ends with `Cancelled` soon, and
 /// leaves no more behind than any other failure.
