@@ -1,3 +1,49 @@
-//! Registries: pull, push and copy by the OCI distribution spec, credentials,
-//! and signatures. Usable alone: it needs a content store, and nothing else of
-//! containerkit.
+//! Registries: pull, push and copy by the OCI distribution spec 1.1,
+//! credentials, and signatures. Usable alone: it needs a content store, and
+//! nothing else of containerkit.
+//!
+//! [`Registry`] is the client: [`resolve`](Registry::resolve) and
+//! [`manifest`](Registry::manifest) for what a reference names,
+//! [`put_manifest`](Registry::put_manifest) by tag or digest,
+//! [`blob`](Registry::blob) and [`put_blob`](Registry::put_blob) for small
+//! blobs, [`referrers`](Registry::referrers) with the tag fallback. It is
+//! plain, blocking code on threads.
+//!
+//! Nothing that a server says is believed: documents are at most 4 MiB, one
+//! thing only and what they were announced as; blobs end at their declared
+//! size and have their digest; bodies that trickle or never end are given up;
+//! a server's words are escaped before a terminal sees them. Credentials are
+//! bound to scheme, host and port (see [`Settings`]).
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `settings`, `origin` | registries, mirrors and where they are |
+//! | `auth` | credentials and tokens |
+//! | `http`, `client` | exchanges, and who is asked in what order |
+//! | `manifest`, `referrers` | documents |
+//! | `upload` | blobs to a registry: mounted, whole, or in chunks that go on |
+//! | `event` | what is told to whoever watches |
+
+mod auth;
+mod client;
+mod event;
+mod http;
+mod manifest;
+mod origin;
+mod referrers;
+mod settings;
+mod upload;
+
+use containerkit::{Digest, Reference, Result};
+
+pub use auth::{AuthFile, Found, Keyring, Secret, default_files, login_file};
+pub use client::Registry;
+pub use event::{Event, How, Transfer, Watcher};
+pub use manifest::{Manifest, describe};
+pub use origin::{Origin, Scheme};
+pub use referrers::fallback_tag;
+pub use settings::{Endpoint, Mirror, RegistrySettings, Retry, Role, Settings};
+
+/// Called with what a reference was resolved to, before anything of it is
+/// stored or unpacked; an error ends the pull. Here a policy has its say.
+pub type Check<'a> = &'a (dyn Fn(&Reference, &Digest) -> Result<()> + Sync);
