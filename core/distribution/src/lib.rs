@@ -20,29 +20,38 @@
 //! | `settings`, `origin` | registries, mirrors and where they are |
 //! | `auth` | credentials and tokens |
 //! | `http`, `client` | exchanges, and who is asked in what order |
-//! | `manifest`, `referrers` | documents |
+//! | `manifest`, `referrers`, `tree` | documents, and all that is below one |
+//! | `fetch`, `pull` | blobs from a registry, into a content store and on |
+//! | `copy` | pushes, and copies from one place to another |
 //! | `upload` | blobs to a registry: mounted, whole, or in chunks that go on |
 //! | `event` | what is told to whoever watches |
 
 mod auth;
 mod client;
+mod copy;
 mod event;
+mod fetch;
 mod http;
 mod manifest;
 mod origin;
+mod pull;
 mod referrers;
 mod settings;
+mod tree;
 mod upload;
 
 use containerkit::{Digest, Reference, Result};
 
 pub use auth::{AuthFile, Found, Keyring, Secret, default_files, login_file};
 pub use client::Registry;
+pub use copy::{CopyOptions, Place, copy, push};
 pub use event::{Event, How, Transfer, Watcher};
 pub use manifest::{Manifest, describe};
 pub use origin::{Origin, Scheme};
+pub use pull::{PullOptions, pull};
 pub use referrers::fallback_tag;
 pub use settings::{Endpoint, Mirror, RegistrySettings, Retry, Role, Settings};
+pub use tree::Platforms;
 
 /// Called with what a reference was resolved to, before anything of it is
 /// stored or unpacked; an error ends the pull. Here a policy has its say.

@@ -1,0 +1,100 @@
+//! What a content store has, to be pushed.
+
+use std::io::Read;
+
+use containerkit::content::{self, BlobReader, ContentStore};
+use containerkit::document;
+use containerkit::oci_spec::image::Descriptor;
+use containerkit::{Digest, Error, ErrorKind, Result};
+
+use super::{Name, Source};
+use crate::manifest::Manifest;
+use crate::tree::Documents;
+
+pub(super) struct Stored<'a> {
+    pub(super) store: &'a dyn ContentStore,
+}
+
+impl Stored<'_> {
+    fn missing(&self, digest: &Digest, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::NotFound => Error::not_found(format!("{digest} of the image is not here"))
+                .with_hint(
+                    "it was pulled for one platform only: push that with --platform, or pull the rest with `containerkit image pull --all-platforms`",
+                ),
+            _ => error,
+        }
+    }
+
+    fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let digest = document::digest_of(descriptor)?;
+        let data = content::read_blob(self.store, &digest, document::DOCUMENT)
+            .map_err(|error| self.missing(&digest, error))?;
+        if data.len() as u64 != descriptor.size() {
+            return Err(Error::precondition(format!(
+                "{digest} has {} bytes, its descriptor says {}",
+                data.len(),
+                descriptor.size()
+            )));
+        }
+        Ok(data)
+    }
+}
+
+impl Documents for Stored<'_> {
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.read(descriptor)
+    }
+
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.read(descriptor)
+    }
+}
+
+impl Source for Stored<'_> {
+    fn find(&self, _name: &Name) -> Result<Option<Manifest>> {
+        Ok(None)
+    }
+
+    fn referrers(&self, _digest: &Digest) -> Result<Vec<Descriptor>> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, blob: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        let digest = document::digest_of(blob)?;
+        let reader = self
+            .store
+            .reader(&digest)
+            .map_err(|error| self.missing(&digest, error))?;
+        if reader.size() != blob.size() {
+            return Err(Error::precondition(format!(
+                "the blob has {} bytes, its descriptor says {}",
+                reader.size(),
+                blob.size()
+            )));
+        }
+        Ok(Box::new(From { reader, offset }))
+    }
+
+    fn home(&self, digest: &Digest, domain: &str) -> Option<String> {
+        let info = self.store.info(digest).ok()?;
+        info.labels.get(&crate::pull::source_label(domain)).cloned()
+    }
+}
+
+/// A blob from an offset on.
+struct From {
+    reader: Box<dyn BlobReader>,
+    offset: u64,
+}
+
+impl Read for From {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self
+            .reader
+            .read_at(buf, self.offset)
+            .map_err(std::io::Error::other)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
