@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::environment::Environment;
 use crate::layer::{self, At, Layer, RawInstance};
+use crate::registry::Registry;
 use crate::source::{Origin, Source, drop_ins};
 use crate::suggest;
 
@@ -103,6 +104,8 @@ pub struct Config {
     pub default: Defaults,
     /// All instances.
     pub instances: BTreeMap<(DriverKind, InstanceName), Instance>,
+    /// How registries are reached, by the domain that image names have.
+    pub registries: BTreeMap<String, Registry>,
     /// The files that were read, in their order.
     pub files: Vec<PathBuf>,
     /// What is unwise and no error, one line each. They are for the caller to
@@ -257,6 +260,9 @@ fn merge(layers: Vec<Layer>, files: Vec<PathBuf>) -> Result<Config> {
         lay(&mut all.driver_path, layer.driver_path);
         lay(&mut all.call_timeout, layer.call_timeout);
         all.default.extend(layer.default);
+        for (name, over) in layer.registries {
+            all.registries.entry(name).or_default().lay(over);
+        }
         for (key, over) in layer.instances {
             match all.instances.get_mut(&key) {
                 // Options are a driver's own: another driver starts anew.
@@ -333,6 +339,7 @@ fn finish(all: Layer, files: Vec<PathBuf>) -> Result<Config> {
         call_timeout: call_timeout.value,
         default,
         instances,
+        registries: all.registries,
         files,
         warnings: Vec::new(),
         origins,

@@ -71,6 +71,15 @@ impl Config {
                 );
             }
         }
+        for (name, registry) in &self.registries {
+            line(format!("\n[registry.{}]", key(name)), None);
+            for (name, value) in registry.values() {
+                line(
+                    format!("{name} = {}", inline(&value)),
+                    registry.origin(name),
+                );
+            }
+        }
         text
     }
 }
@@ -102,6 +111,14 @@ impl Config {
                 table["call_timeout"] = limit.as_secs().into();
             }
             value[kind.name()][name.as_str()] = table;
+        }
+        value["registry"] = json!({});
+        for (name, registry) in &self.registries {
+            let table = registry.values().into_iter();
+            value["registry"][name.as_str()] = table
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
         }
         value
     }

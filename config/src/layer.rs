@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::registry::Registry;
 use crate::source::{Origin, Source};
 use crate::suggest;
 
@@ -25,7 +26,7 @@ pub(crate) const KINDS: [DriverKind; 3] = [
     DriverKind::Content,
 ];
 
-const TOP: [&str; 10] = [
+const TOP: [&str; 11] = [
     "version",
     "root",
     "state",
@@ -36,6 +37,7 @@ const TOP: [&str; 10] = [
     "runtime",
     "snapshotter",
     "content",
+    "registry",
 ];
 const INSTANCE: [&str; 4] = ["driver", "sha256", "call_timeout", "options"];
 
@@ -59,6 +61,7 @@ pub(crate) struct Layer {
     pub(crate) call_timeout: Option<At<Duration>>,
     pub(crate) default: BTreeMap<DriverKind, At<InstanceName>>,
     pub(crate) instances: BTreeMap<(DriverKind, InstanceName), RawInstance>,
+    pub(crate) registries: BTreeMap<String, Registry>,
 }
 
 /// An instance as one layer has it.
@@ -71,11 +74,13 @@ pub(crate) struct RawInstance {
     pub(crate) options: BTreeMap<String, At<Value>>,
 }
 
-type Item<'a> = Spanned<DeValue<'a>>;
+pub(crate) type Item<'a> = Spanned<DeValue<'a>>;
 
 /// The entries of a table in the order of the file, so that the first mistake
 /// is the one told.
-fn entries<'a, 'd>(table: &'a DeTable<'d>) -> Vec<(&'a str, Range<usize>, &'a Item<'d>)> {
+pub(crate) fn entries<'a, 'd>(
+    table: &'a DeTable<'d>,
+) -> Vec<(&'a str, Range<usize>, &'a Item<'d>)> {
     let mut list: Vec<_> = table
         .iter()
         .map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
@@ -116,6 +121,7 @@ pub(crate) fn parse(source: &Source) -> Result<Layer> {
             "driver_path" => layer.driver_path = Some(reader.paths(key, value)?),
             "call_timeout" => layer.call_timeout = Some(reader.seconds(key, value)?),
             "default" => layer.default = reader.defaults(value)?,
+            "registry" => layer.registries = reader.registries(value)?,
             _ => match KINDS.into_iter().find(|kind| kind.name() == key) {
                 Some(kind) => reader.instances(kind, value, &mut layer)?,
                 None => return Err(reader.unknown("", key, span, &TOP)),
@@ -153,16 +159,22 @@ pub(crate) fn level(text: &str) -> Result<LevelFilter, String> {
     }
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     source: &'a Source,
 }
 
 impl Reader<'_> {
-    fn fail(&self, span: Range<usize>, key: &str, why: impl std::fmt::Display) -> Error {
+    pub(crate) fn fail(&self, span: Range<usize>, key: &str, why: impl std::fmt::Display) -> Error {
         self.source.fail(span, format!("{key}: {why}"))
     }
 
-    fn unknown(&self, table: &str, key: &str, span: Range<usize>, known: &[&str]) -> Error {
+    pub(crate) fn unknown(
+        &self,
+        table: &str,
+        key: &str,
+        span: Range<usize>,
+        known: &[&str],
+    ) -> Error {
         let path = if table.is_empty() {
             quote(key)
         } else {
@@ -177,7 +189,7 @@ impl Reader<'_> {
         )
     }
 
-    fn wrong(&self, key: &str, want: &str, value: &Item<'_>) -> Error {
+    pub(crate) fn wrong(&self, key: &str, want: &str, value: &Item<'_>) -> Error {
         let found = match value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -190,7 +202,7 @@ impl Reader<'_> {
         self.fail(value.span(), key, format!("want {want}, found {found}"))
     }
 
-    fn string<'v>(&self, key: &str, value: &'v Item<'_>) -> Result<&'v str> {
+    pub(crate) fn string<'v>(&self, key: &str, value: &'v Item<'_>) -> Result<&'v str> {
         let text = value
             .get_ref()
             .as_str()
@@ -205,14 +217,14 @@ impl Reader<'_> {
         Ok(text)
     }
 
-    fn table<'v, 'd>(&self, key: &str, value: &'v Item<'d>) -> Result<&'v DeTable<'d>> {
+    pub(crate) fn table<'v, 'd>(&self, key: &str, value: &'v Item<'d>) -> Result<&'v DeTable<'d>> {
         value
             .get_ref()
             .as_table()
             .ok_or_else(|| self.wrong(key, "a table", value))
     }
 
-    fn at<T>(&self, value: T, item: &Item<'_>) -> At<T> {
+    pub(crate) fn at<T>(&self, value: T, item: &Item<'_>) -> At<T> {
         At {
             value,
             origin: self.source.at(item.span()),
@@ -246,14 +258,14 @@ impl Reader<'_> {
         }
     }
 
-    fn absolute(&self, key: &str, value: &Item<'_>) -> Result<At<PathBuf>> {
+    pub(crate) fn absolute(&self, key: &str, value: &Item<'_>) -> Result<At<PathBuf>> {
         let text = self.string(key, value)?;
         absolute(text)
             .map(|path| self.at(path, value))
             .map_err(|why| self.fail(value.span(), key, why))
     }
 
-    fn seconds(&self, key: &str, value: &Item<'_>) -> Result<At<Duration>> {
+    pub(crate) fn seconds(&self, key: &str, value: &Item<'_>) -> Result<At<Duration>> {
         let number = value
             .get_ref()
             .as_integer()

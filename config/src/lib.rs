@@ -31,6 +31,7 @@
 //! | `config` | the layers in one, ready to use |
 //! | `environment` | the variables that count, and whether they do |
 //! | `resolve`, `drivers`, `status` | instances: their files, opening them, telling of them |
+//! | `registry` | how registries are reached |
 //! | `dump`, `schema` | the configuration as TOML, its JSON schema |
 //! | `options` | a driver's options against its schema |
 //! | `suggest` | "did you mean" |
@@ -41,6 +42,7 @@ mod dump;
 mod environment;
 mod layer;
 mod options;
+mod registry;
 mod resolve;
 mod schema;
 mod source;
@@ -50,6 +52,7 @@ mod suggest;
 pub use config::{Config, Defaults, Flags, Instance};
 pub use drivers::LoadedDrivers;
 pub use options::{check_options, read_options};
+pub use registry::Registry;
 pub use resolve::Resolved;
 pub use source::Origin;
 pub use status::{DriverStatus, Problem, Status, Trace, check};

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::registry::Registry;
 
 impl Config {
     /// The JSON schema (2020-12) of a configuration file.
@@ -51,8 +52,14 @@ impl Config {
                 "runtime": instances("runtime"),
                 "snapshotter": instances("snapshotter"),
                 "content": instances("content"),
+                "registry": {
+                    "description": "How registries are reached, by HOST[:PORT] as image names begin with it.",
+                    "type": "object",
+                    "additionalProperties": { "$ref": "#/$defs/registry" },
+                },
             },
             "$defs": {
+                "registry": Registry::schema(),
                 "instance": {
                     "type": "object",
                     "additionalProperties": false,

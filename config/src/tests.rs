@@ -3,6 +3,7 @@
 mod dump;
 mod layers;
 mod noise;
+mod registry;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,14 @@ f = 1.5
 yes = true
 list = ["a", "b"]
 table = { "x.y" = "1", z = { w = [1, 2] } }
+[registry."r.example:5000"]
+mirrors = ["https://m.example/hub", "m2.example:81"]
+plain_http = false
+ca = "/etc/ca.pem"
+helper = "pass"
+token_realms = ["https://auth.example"]
+idle_timeout = 5
+timeout = 0
 "#;
 
 #[test]
@@ -32,6 +40,7 @@ fn a_dump_reads_back_as_the_same_configuration() {
         assert_eq!(again.driver_path, config.driver_path);
         assert_eq!(again.default, config.default);
         assert_eq!(again.instances.len(), config.instances.len());
+        assert_eq!(again.to_json()["registry"], config.to_json()["registry"]);
         for (key, instance) in &config.instances {
             let other = &again.instances[key];
             assert_eq!(other.driver, instance.driver);
