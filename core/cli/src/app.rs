@@ -22,6 +22,9 @@ pub(crate) struct App {
     pub(crate) config: Arc<Config>,
     pub(crate) drivers: Arc<LoadedDrivers>,
     pub(crate) format: Format,
+    /// Whether both `--root` and `--state` were given: then nothing is written
+    /// elsewhere.
+    pub(crate) is_private: bool,
     /// `--config` as it was given.
     pub(crate) config_flag: Option<PathBuf>,
     records: OnceLock<Arc<dyn Records>>,
@@ -55,6 +58,7 @@ impl App {
             drivers: Arc::new(LoadedDrivers::new(Arc::clone(&config))),
             config,
             format: global.format,
+            is_private: global.root.is_some() && global.state.is_some(),
             config_flag: flags.config,
             records: OnceLock::new(),
         })
@@ -98,7 +102,7 @@ impl App {
         self.records()?.image(&name).map_err(|error| {
             if error.kind() == containerkit::ErrorKind::NotFound {
                 error.with_hint(format!(
-                    "searched in {}; `containerkit image ls` lists what is there, `containerkit image import` brings more",
+                    "searched in {}; `containerkit image ls` lists what is there, `containerkit image pull` and `containerkit image import` bring more",
                     self.config.root.display()
                 ))
             } else {

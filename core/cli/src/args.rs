@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod options;
 pub(crate) mod pack;
+pub(crate) mod registry;
 pub(crate) mod store;
 
 use std::path::PathBuf;
@@ -113,6 +114,13 @@ pub(crate) enum Command {
     /// Images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Keep credentials for a registry
+    Login(registry::LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(registry::LogoutArgs),
+    /// Registries
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
     /// Blobs of the content store
     #[command(subcommand)]
     Content(ContentCommand),
@@ -173,6 +181,12 @@ pub(crate) enum ImageCommand {
     Index(pack::IndexArgs),
     /// Export images to an OCI layout or archive, or a docker archive
     Export(pack::ExportArgs),
+    /// Pull an image from a registry, and unpack it
+    Pull(registry::PullArgs),
+    /// Push an image to a registry
+    Push(registry::PushArgs),
+    /// Copy an image between registries and layouts, signatures too
+    Copy(registry::CopyArgs),
     /// List images
     Ls,
     /// Show images in full

@@ -118,6 +118,11 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Diff(args) => cmd::diff::diff(&app, args),
                 Command::Events(args) => cmd::events::events(&app, args),
                 Command::Image(command) => cmd::image::run(&app, command),
+                Command::Login(args) => cmd::registry::login(&app, args),
+                Command::Logout(args) => cmd::registry::logout(&app, args),
+                Command::Registry(args::registry::RegistryCommand::Explain { access, name }) => {
+                    cmd::registry::explain(&app, &access, &name)
+                }
                 Command::Content(command) => cmd::content::run(&app, command),
                 Command::Snapshot(command) => cmd::snapshot::run(&app, command),
                 Command::Driver(command) => cmd::driver::run(&app, command),

@@ -4,6 +4,8 @@
 //! Lines begin with `[`, as log lines do: what begins with `error: ` or
 //! `hint: ` is the result's.
 
+mod transfer;
+
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +32,7 @@ pub(crate) struct Progress {
     form: Form,
     layers: Mutex<HashMap<usize, Layer>>,
     blobs: Mutex<HashMap<Digest, ProgressBar>>,
+    moving: Mutex<HashMap<Digest, transfer::Moving>>,
     /// Ends the work early.
     pub(crate) cancel: Cancel,
 }
@@ -82,6 +85,7 @@ impl Progress {
             form,
             layers: Mutex::default(),
             blobs: Mutex::default(),
+            moving: Mutex::default(),
             cancel,
         })
     }

@@ -1,10 +1,11 @@
 //! The user's terminal.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use containerkit::{Error, IoContext, Result};
 use rustix::event::{PollFd, PollFlags};
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
 /// A terminal in raw mode until this is dropped.
 pub(crate) struct Raw {
@@ -31,6 +32,40 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.saved);
     }
+}
+
+/// Whether what is typed is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// Yes.
+    On,
+    /// No: it is a secret.
+    Off,
+}
+
+/// Asks the user for a line; `None` where standard input is no terminal.
+pub(crate) fn ask(prompt: &str, echo: Echo) -> Result<Option<String>> {
+    let stdin = std::io::stdin();
+    if !rustix::termios::isatty(&stdin) {
+        return Ok(None);
+    }
+    let context = || "set the terminal's mode";
+    let saved = rustix::termios::tcgetattr(&stdin).io_context(context)?;
+    let mut quiet = saved.clone();
+    if echo == Echo::Off {
+        quiet.local_modes -= LocalModes::ECHO;
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &quiet).io_context(context)?;
+    }
+    let restore = Raw { saved };
+    let _ = write!(std::io::stderr(), "{prompt}");
+    let mut line = String::new();
+    let read = stdin.read_line(&mut line);
+    drop(restore);
+    if echo == Echo::Off {
+        let _ = writeln!(std::io::stderr());
+    }
+    read.io_context(|| "read from the terminal")?;
+    Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
 /// The size of the user's terminal, when there is one.

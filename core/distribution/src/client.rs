@@ -9,7 +9,7 @@ use ureq::http::Method;
 use crate::auth::{self, Authorization, Challenge, Found, Secret, Wanted};
 use crate::http::{self, Answer, Call, Http, Manner};
 use crate::origin::{Origin, Scheme, Url};
-use crate::settings::{Endpoint, Settings};
+use crate::settings::{Endpoint, Role, Settings};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;
@@ -27,6 +27,7 @@ pub(crate) struct Inner {
 /// What a request needs to be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access<'a> {
+    Nothing,
     Pull,
     Push,
     /// Push, and pull from another repository there.
@@ -36,6 +37,7 @@ pub(crate) enum Access<'a> {
 impl Access<'_> {
     fn scopes(self, repository: &str) -> Vec<String> {
         match self {
+            Access::Nothing => Vec::new(),
             Access::Pull => vec![format!("repository:{repository}:pull")],
             Access::Push => vec![format!("repository:{repository}:pull,push")],
             Access::Mount(from) => vec![
@@ -70,6 +72,18 @@ impl Registry {
             &endpoint.repository,
             registry.helper.as_deref(),
         )
+    }
+
+    /// Asks a registry whether it takes the credentials that are known for it.
+    pub fn probe(&self, domain: &str) -> Result<()> {
+        let endpoint = Endpoint {
+            origin: self.settings().origin(domain)?,
+            repository: String::new(),
+            role: Role::Registry,
+            domain: domain.into(),
+        };
+        let call = Call::get(Url::new(endpoint.origin.clone(), "/v2/"));
+        self.want(&endpoint, Access::Nothing, &call).map(drop)
     }
 
     /// Sends a request until it is answered with something that will not pass

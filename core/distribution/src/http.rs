@@ -13,7 +13,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 
 use crate::origin::{Scheme, Url};
-use crate::settings::Retry;
+use crate::settings::{Endpoint, Retry};
 
 /// What a whole document may take to come.
 const DOCUMENT_TIME: Duration = Duration::from_secs(120);
@@ -367,6 +367,16 @@ fn tls_hint(url: &Url) -> Option<String> {
     Some(format!(
         "where its certificate is of a private authority, set `ca` in [registry.\"{domain}\"]; where it speaks plain HTTP, `plain_http` or --plain-http"
     ))
+}
+
+/// The proxy that the environment names for an endpoint, without secrets.
+pub fn proxy_of(endpoint: &Endpoint) -> Option<String> {
+    let proxy = ureq::Proxy::try_from_env()?;
+    let uri = endpoint.origin.to_string().parse().ok()?;
+    match proxy.is_no_proxy(&uri) {
+        true => None,
+        false => Some(format!("{}:{}", proxy.host(), proxy.port())),
+    }
 }
 
 fn agent(manner: &Manner) -> Result<Agent> {

@@ -33,6 +33,9 @@ pub struct PullOptions<'a> {
     pub platforms: Platforms,
     /// Has its say when the reference is resolved.
     pub check: Check<'a>,
+    /// Called with every blob of the image before any is looked for or
+    /// stored: from then on none that is there may be collected.
+    pub hold: &'a dyn Fn(&[Digest]) -> Result<()>,
     /// Told of each blob.
     pub progress: Watcher<'a>,
 }
@@ -56,6 +59,10 @@ pub fn pull<T>(
         reference,
     };
     let tree = tree::walk(&remote, &target.descriptor, target.data, &options.platforms)?;
+    let documents = tree.documents.iter().map(|(descriptor, _)| descriptor);
+    let all = documents.chain(&tree.configs).chain(&tree.layers);
+    let all: Vec<Digest> = all.map(document::digest_of).collect::<Result<_>>()?;
+    (options.hold)(&all)?;
     let endpoints = registry.settings().endpoints(reference)?;
     let origin = (
         source_label(reference.domain()),

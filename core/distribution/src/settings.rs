@@ -167,6 +167,7 @@ impl Endpoint {
 
 const DOCKER: &str = "docker.io";
 const DOCKER_HOST: &str = "registry-1.docker.io";
+const GITLAB_HOST: &str = "registry.gitlab.com";
 
 impl Settings {
     /// The settings of a domain.
@@ -236,7 +237,29 @@ impl Settings {
         };
         realm.host() == endpoint.origin.host()
             || known(DOCKER_HOST, "auth.docker.io")
-            || known("registry.gitlab.com", "gitlab.com")
+            || known(GITLAB_HOST, "gitlab.com")
+    }
+
+    /// The token servers that may be given an endpoint's credentials, for
+    /// people.
+    pub fn realms(&self, endpoint: &Endpoint) -> Vec<String> {
+        match self.of(&endpoint.domain).token_realms {
+            Some(realms) => realms.iter().map(Origin::to_string).collect(),
+            None => {
+                let known = match endpoint.origin.host() {
+                    DOCKER_HOST => Some("https://auth.docker.io".to_owned()),
+                    GITLAB_HOST => Some("https://gitlab.com".to_owned()),
+                    _ => None,
+                };
+                let own = format!("any port of {}", endpoint.origin.host());
+                std::iter::once(own).chain(known).collect()
+            }
+        }
+    }
+
+    /// How long nothing may come or go.
+    pub fn idle_timeout(&self, endpoint: &Endpoint) -> Duration {
+        self.of(&endpoint.domain).idle_timeout
     }
 
     pub(crate) fn jobs(&self) -> usize {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::registry::Access;
+
 /// What a new container shall be.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -40,6 +42,8 @@ pub(crate) struct RunArgs {
     /// When to ask a registry for the image
     #[arg(long, value_enum, default_value = "missing")]
     pub(crate) pull: Pull,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Run on this folder instead of an image; every word is the command
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,

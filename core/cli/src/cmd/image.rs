@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::app::{App, existing_dir, platform_choice};
 use crate::args::ImageCommand;
+use crate::cmd::registry;
 use crate::output::{self, Format, human_size};
 use crate::progress::{Progress, Stderr};
 
@@ -30,6 +31,9 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
         ImageCommand::Pack(args) => crate::cmd::pack::pack(app, *args),
         ImageCommand::Index(args) => crate::cmd::pack::assemble(app, args),
         ImageCommand::Export(args) => crate::cmd::export::export(app, args),
+        ImageCommand::Pull(args) => registry::pull(app, &args),
+        ImageCommand::Push(args) => registry::push(app, &args),
+        ImageCommand::Copy(args) => registry::copy(app, &args),
         ImageCommand::Ls => ls(app),
         ImageCommand::Inspect { names, platform } => inspect(app, &names, platform.as_deref()),
         ImageCommand::History { name } => history(app, &name),

@@ -24,6 +24,7 @@ pub(crate) mod migrate;
 pub(crate) mod options;
 pub(crate) mod pack;
 pub(crate) mod prune;
+pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod session;
 pub(crate) mod snapshot;

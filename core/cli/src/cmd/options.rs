@@ -10,10 +10,10 @@ use containerkit::spec::parse::{self, NamespaceWish, NetworkWish};
 use containerkit::spec::{
     self, Dns, Limits, LogOptions, NamespaceMode, Namespaces, NetworkMode, SpecRequest,
 };
-use containerkit::{Error, ErrorKind, Labels, Result};
+use containerkit::{Error, Labels, Result};
 
 use crate::app::{existing_dir, split_pair};
-use crate::args::options::{LimitArgs, Pull, RunArgs, SpecArgs};
+use crate::args::options::{LimitArgs, RunArgs, SpecArgs};
 
 /// Where the root file system comes from.
 pub(crate) enum Source<'a> {
@@ -25,13 +25,6 @@ pub(crate) enum Source<'a> {
 
 /// `IMAGE`, `--rootfs`, or what `--spec` names.
 pub(crate) fn source<'a>(args: &'a RunArgs, spec: &SpecRequest) -> Result<Source<'a>> {
-    if args.pull == Pull::Always {
-        return Err(Error::new(
-            ErrorKind::Unimplemented,
-            "--pull always: there is no registry client in this build",
-        )
-        .with_hint("bring the image with `containerkit image import` and leave --pull out"));
-    }
     if let Some(dir) = &args.rootfs {
         return existing_dir(dir)
             .map(Source::Directory)

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use containerkit::container::{Containers, Made, NewContainer, RootSource};
 use containerkit::kit::Drivers;
 use containerkit::lease::Lease;
-use containerkit::record::{AfterExit, ContainerRecord, Lifetime};
-use containerkit::{Context, Error, InstanceName, IoContext, Result, fs};
+use containerkit::record::{AfterExit, ContainerRecord, ImageRecord, Lifetime};
+use containerkit::{
+    Context, Error, ErrorKind, InstanceName, IoContext, PlatformChoice, Reference, Result, fs,
+};
+use containerkit_distribution::Platforms;
 
 use crate::Outcome;
 use crate::app::App;
 use crate::args::container::RunCommand;
-use crate::args::options::RunArgs;
+use crate::args::options::{Pull, RunArgs};
 use crate::cmd::foreground::Signals;
 use crate::cmd::options::{self, Source};
+use crate::cmd::registry::{self, Unpack, Wanted};
 use crate::cmd::start::{self, Attach};
 use crate::output;
 use crate::progress::{Progress, Stderr};
@@ -180,7 +184,7 @@ fn request(
     let (source, lease) = match options::source(args, &spec)? {
         Source::Directory(dir) => (RootSource::Directory(dir), None),
         Source::Image(name) => {
-            let (source, lease) = image_source(app, name, args.snapshotter.as_deref())?;
+            let (source, lease) = image_source(app, name, args)?;
             (source, Some(lease))
         }
     };
@@ -210,12 +214,22 @@ fn request(
     Ok((new, lease))
 }
 
-/// The image, unpacked when its layers are not there yet.
-fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<(RootSource, Lease)> {
-    let (record, lease) = app.hold(typed)?;
-    let (store, image) = app.resolve(&record, None)?;
-    let snapshotter = app.snapshotter(snapshotter)?;
+/// The image, pulled and unpacked when it is not there yet.
+fn image_source(app: &App, typed: &str, args: &RunArgs) -> Result<(RootSource, Lease)> {
     let progress = Progress::new(app.format, Stderr::Shared)?;
+    let (record, lease) = match args.pull {
+        Pull::Never => app.hold(typed)?,
+        Pull::Always => pulled(app, typed, args, &progress)?,
+        Pull::Missing => match app.hold(typed) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                pulled(app, typed, args, &progress)
+                    .map_err(|error| error.context(format!("image {typed} is not here")))?
+            }
+            found => found?,
+        },
+    };
+    let (store, image) = app.resolve(&record, None)?;
+    let snapshotter = app.snapshotter(args.snapshotter.as_deref())?;
     let top = app
         .unpack(&*store.driver, &snapshotter, &image, &lease, &progress)
         .context(|| format!("unpack {}", record.name))?;
@@ -226,4 +240,23 @@ fn image_source(app: &App, typed: &str, snapshotter: Option<&str>) -> Result<(Ro
         config: image.config.config().clone().map(Box::new),
     };
     Ok((source, lease))
+}
+
+fn pulled(
+    app: &App,
+    typed: &str,
+    args: &RunArgs,
+    progress: &Progress,
+) -> Result<(ImageRecord, Lease)> {
+    let name: Reference = typed.parse()?;
+    let cancel = progress.cancel.clone();
+    let client = registry::client(app, &args.access, &[name.domain()], cancel)?;
+    let wanted = Wanted {
+        platforms: Platforms::One(PlatformChoice::host()),
+        platform: None,
+        unpack: Unpack::Into(args.snapshotter.as_deref()),
+    };
+    let lease = app.lease(&[])?;
+    let record = registry::image(app, &client, &name, &wanted, &lease, progress)?;
+    Ok((record, lease))
 }
