@@ -130,7 +130,12 @@ impl Registry {
     }
 
     /// One request, authorized and redirected as far as it has to be.
-    fn follow(&self, endpoint: &Endpoint, access: Access<'_>, call: &Call<'_>) -> Result<Answer> {
+    pub(crate) fn follow(
+        &self,
+        endpoint: &Endpoint,
+        access: Access<'_>,
+        call: &Call<'_>,
+    ) -> Result<Answer> {
         let scopes = access.scopes(&endpoint.repository);
         let mut url = call.url.clone();
         let mut challenged = false;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use containerkit::{Cancel, Digest, Error, ErrorKind, Result};
 
 use crate::client::{Access, Registry};
-use crate::http::{Answer, Call};
+use crate::http::{self, Answer, Call};
 use crate::settings::Endpoint;
 
 /// Over so long a body must bring [`SLOWEST`] bytes.
@@ -30,7 +30,8 @@ pub(crate) struct Opened {
 }
 
 impl Registry {
-    /// Opens a blob. Fewer or more bytes than the size that is known are an
+    /// Opens a blob, once: whoever reads it knows what is worth another try.
+    /// Fewer or more bytes than the size that is known are an
     /// error of whoever reads to the end.
     pub(crate) fn open_blob(
         &self,
@@ -43,7 +44,13 @@ impl Registry {
         if !whole {
             call = call.header("range", format!("bytes={}-{}", span.start, span.end - 1));
         }
-        let answer = self.ask(endpoint, Access::Pull, &call)?;
+        let answer = self.follow(endpoint, Access::Pull, &call)?;
+        if http::status_may_pass(answer.status) {
+            if let Some(asked) = http::retry_after(&answer) {
+                self.0.http.pause(0, Some(asked))?;
+            }
+            return Err(answer.error().with_kind(ErrorKind::Unavailable));
+        }
         let start = match answer.status {
             200 => {
                 check_length(&answer, span.size)?;

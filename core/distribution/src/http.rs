@@ -171,10 +171,13 @@ fn told(body: &[u8]) -> Option<String> {
 
 /// An error while a body was read.
 pub(crate) fn read_error(url: &Url, error: std::io::Error) -> Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let timed_out = matches!(inner, Some(ureq::Error::Timeout(_)))
+        || error.kind() == std::io::ErrorKind::TimedOut;
     Error::new(
-        match error.kind() {
-            std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
-            _ => ErrorKind::Unavailable,
+        match timed_out {
+            true => ErrorKind::Timeout,
+            false => ErrorKind::Unavailable,
         },
         format!("read {url}"),
     )
@@ -348,7 +351,12 @@ fn failure(url: &Url, error: ureq::Error) -> Error {
         }
         E::Io(inner) if inner.kind() == std::io::ErrorKind::TimedOut => (ErrorKind::Timeout, None),
         E::InvalidProxyUrl => (ErrorKind::InvalidArgument, None),
-        E::HostNotFound => (ErrorKind::NotFound, None),
+        E::HostNotFound => (ErrorKind::FailedPrecondition, None),
+        // Nobody will know it a second later, unlike a server that is asked
+        // about it and does not answer.
+        E::Io(inner) if inner.to_string().contains("Name or service not known") => {
+            (ErrorKind::FailedPrecondition, None)
+        }
         _ => (ErrorKind::Unavailable, None),
     };
     let text = match &error {
