@@ -24,6 +24,9 @@ const WHOLE: u64 = 16 << 20;
 /// Bytes of a chunk, unless the registry wants larger ones.
 const CHUNK: u64 = 16 << 20;
 
+/// So many bytes make an attempt that failed worth another without counting.
+const FORWARD: u64 = 256 << 10;
+
 /// Opens the data from an offset, as often as it is asked to.
 pub(crate) type Open<'a> = &'a (dyn Fn(u64) -> Result<Box<dyn Read + Send>> + Sync);
 
@@ -148,7 +151,8 @@ impl Upload<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let forward = next.as_ref().is_some_and(|next| next.offset > before);
+            let enough = (before + FORWARD).min(self.size);
+            let forward = next.as_ref().is_some_and(|next| next.offset >= enough);
             if !forward {
                 failures += 1;
                 if failures >= retry.attempts {

@@ -196,6 +196,15 @@ impl Download<'_> {
             self.board.check()?;
             let status = self.store.status(name).ok();
             match self.store.writer(name, expected) {
+                // It was not there when we looked: whoever had the ingest until
+                // now has stored it.
+                Ok(writer) if self.is_there() => {
+                    drop(writer);
+                    if let Err(error) = self.store.abort(name) {
+                        log::debug!("abort ingest {name}: {error}");
+                    }
+                    return Ok(None);
+                }
                 Ok(writer) => {
                     let before = status.and_then(|status| status.expected);
                     return Ok(Some((writer, before)));
@@ -214,6 +223,11 @@ impl Download<'_> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn is_there(&self) -> bool {
+        let info = self.store.info(&self.digest);
+        info.is_ok_and(|info| info.size == self.size)
     }
 
     /// From one endpoint, until it is whole or the endpoint is given up.
