@@ -5,7 +5,8 @@ set -eu
 : "${SUDO=}"
 
 # PACKAGE:PROGRAM-THAT-PROVES-IT
-wanted="runc:runc crun:crun busybox-static:busybox gcc:gcc make:make skopeo:skopeo umoci:umoci"
+wanted="runc:runc crun:crun busybox-static:busybox gcc:gcc make:make skopeo:skopeo umoci:umoci
+  docker-registry:docker-registry openssl:openssl"
 
 missing=""
 for pair in $wanted; do
@@ -20,7 +21,7 @@ if ! command -v "${CARGO:-cargo}" >/dev/null 2>&1; then
     echo "error: cargo is missing: install Rust by rustup, see https://rustup.rs" >&2
     exit 1
 fi
-[ -n "$missing" ] || { echo "setup: everything is there (runc, crun, busybox-static, gcc, skopeo, umoci)"; exit 0; }
+[ -n "$missing" ] || { echo "setup: everything is there (runc, crun, busybox-static, gcc, skopeo, umoci, docker-registry, openssl)"; exit 0; }
 
 echo "setup: installing$missing by apt${SUDO:+ (through $SUDO)}"
 export DEBIAN_FRONTEND=noninteractive
