@@ -587,7 +587,8 @@ fn two_processes_fetch_each_blob_once() {
     for pull in pulls {
         Ran::new(&pull.wait_with_output().unwrap()).ok();
     }
+    // Four blobs, which gzip makes a little larger, and not five.
     let moved = wire.passed();
-    assert!(moved < (size as u64) * 4 + 300_000, "{moved}");
+    assert!(moved < (size as u64) * 9 / 2, "{moved}");
     kit.run(["content", "verify"]).ok();
 }
