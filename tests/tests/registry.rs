@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use containerkit::Algorithm;
 use containerkit_tests::image::{Layer, TestImage, architecture, busybox};
@@ -298,7 +302,6 @@ fn passwords_open_a_registry_and_are_kept_by_login() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        use std::io::Write;
         child.stdin.take().unwrap().write_all(input).unwrap();
         Ran::new(&child.wait_with_output().unwrap())
     };
@@ -591,4 +594,81 @@ fn two_processes_fetch_each_blob_once() {
     let moved = wire.passed();
     assert!(moved < (size as u64) * 9 / 2, "{moved}");
     kit.run(["content", "verify"]).ok();
+}
+
+/// A proxy that tells how often it was used.
+fn proxy() -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let used = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&used);
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let count = Arc::clone(&count);
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") {
+                    client.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.strip_prefix("CONNECT ").unwrap().split(' ').next();
+                count.fetch_add(1, Ordering::Relaxed);
+                let mut server = TcpStream::connect(target.unwrap()).unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                let _ = std::io::copy(&mut server, &mut client);
+            });
+        }
+    });
+    (address, used)
+}
+
+#[test]
+fn proxies_of_the_environment_are_used() {
+    let (registry, kit) = (RegistryServer::default(), Kit::new());
+    let name = copied(&kit, &registry, "a:v1");
+    let (address, used) = proxy();
+    let pull = |no_proxy: &str| {
+        let mut command = kit.command(["image", "pull", "--plain-http", "--no-unpack", &name]);
+        command
+            .env("HTTP_PROXY", &address)
+            .env("NO_PROXY", no_proxy);
+        command.env_remove("http_proxy").env_remove("no_proxy");
+        Ran::new(&command.output().unwrap()).ok();
+        used.load(Ordering::Relaxed)
+    };
+    assert_eq!(pull("127.0.0.1"), 0);
+    assert!(pull("") > 0);
+    let mut command = kit.command(["registry", "explain", "--plain-http", &name]);
+    command.env("HTTP_PROXY", "http://u:s3cret@proxy.example:3128");
+    let explained = Ran::new(&command.output().unwrap()).ok();
+    assert!(
+        explained.stdout.contains("proxy.example:3128"),
+        "{explained:?}"
+    );
+    assert!(!explained.stdout.contains("s3cret"), "{explained:?}");
+}
+
+#[test]
+fn progress_is_lines_for_people_and_objects_for_programs() {
+    let (registry, kit) = (RegistryServer::default(), Kit::new());
+    let name = copied(&kit, &registry, "a:v1");
+    let words = ["image", "pull", "--plain-http", "--format", "json", &name];
+    let pulled = kit.run(words).ok();
+    assert_eq!(pulled.json()[0]["name"], name);
+    let events: Vec<Value> = pulled
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!(count("downloading"), 2);
+    assert_eq!(count("downloaded"), 2);
+    assert_eq!(count("unpacked"), 1);
+    assert!(events.iter().all(|event| event["time"].is_string()));
+    let again = kit.run(["image", "pull", "--plain-http", &name]).ok();
+    assert_eq!(again.stderr.matches("is there already").count(), 2);
 }

@@ -173,9 +173,7 @@ struct Remote<'a> {
 impl Remote<'_> {
     /// From the store, where it is there, whole, and as announced.
     fn stored(&self, descriptor: &Descriptor) -> Option<Vec<u8>> {
-        let digest = document::digest_of(descriptor).ok()?;
-        let data = content::read_blob(self.store, &digest, document::DOCUMENT).ok()?;
-        (data.len() as u64 == descriptor.size()).then_some(data)
+        document::read(self.store, descriptor).ok()
     }
 }
 

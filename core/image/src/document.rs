@@ -3,7 +3,7 @@
 use containerkit::content::ContentStore;
 pub(crate) use containerkit::document::{
     DOCUMENT, Document, describe, digest_of, is_document, is_index, json_error, parse,
-    parse_config, recognize,
+    parse_config, read, recognize,
 };
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Context as _, Digest, Error, Result};
@@ -26,26 +26,6 @@ pub(crate) fn stored_digest(store: &dyn ContentStore, digest: &Digest) -> Result
             }
         }
     }
-}
-
-/// A whole blob of a descriptor: size limit, size and digest checked.
-pub(crate) fn read(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Vec<u8>> {
-    let digest = digest_of(descriptor)?;
-    if descriptor.size() > DOCUMENT {
-        return Err(crate::limits::exhausted(format!(
-            "{digest} has {} bytes, more than the {DOCUMENT} that a manifest, index or config may have",
-            descriptor.size()
-        )));
-    }
-    let data = containerkit::content::read_blob(store, &digest, DOCUMENT)?;
-    if data.len() as u64 != descriptor.size() {
-        return Err(Error::precondition(format!(
-            "{digest} has {} bytes, its descriptor says {}",
-            data.len(),
-            descriptor.size()
-        )));
-    }
-    Ok(data)
 }
 
 /// An index or a manifest from the store.

@@ -249,7 +249,7 @@ pub fn read_blob(store: &dyn ContentStore, digest: &Digest, limit: u64) -> Resul
     Ok(data)
 }
 
-/// A blob as a `Read`, from the beginning.
+/// A blob as a `Read`.
 pub struct BlobStream {
     reader: Box<dyn BlobReader>,
     offset: u64,
@@ -258,7 +258,12 @@ pub struct BlobStream {
 impl BlobStream {
     /// Starts at offset 0.
     pub fn new(reader: Box<dyn BlobReader>) -> BlobStream {
-        BlobStream { reader, offset: 0 }
+        BlobStream::at(reader, 0)
+    }
+
+    /// Starts at an offset.
+    pub fn at(reader: Box<dyn BlobReader>, offset: u64) -> BlobStream {
+        BlobStream { reader, offset }
     }
 }
 

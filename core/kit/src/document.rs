@@ -5,6 +5,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest}
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, quote};
 
@@ -186,6 +187,29 @@ fn drop_nulls(value: &mut serde_json::Value) {
         serde_json::Value::Array(values) => values.iter_mut().for_each(drop_nulls),
         _ => {}
     }
+}
+
+/// A whole blob of a descriptor: size limit, size and digest checked.
+pub fn read(store: &dyn ContentStore, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = digest_of(descriptor)?;
+    if descriptor.size() > DOCUMENT {
+        return Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!(
+                "{digest} has {} bytes, more than the {DOCUMENT} that a manifest, index or config may have",
+                descriptor.size()
+            ),
+        ));
+    }
+    let data = crate::content::read_blob(store, &digest, DOCUMENT)?;
+    if data.len() as u64 != descriptor.size() {
+        return Err(Error::precondition(format!(
+            "{digest} has {} bytes, its descriptor says {}",
+            data.len(),
+            descriptor.size()
+        )));
+    }
+    Ok(data)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use containerkit::content::{self, BlobReader, ContentStore};
+use containerkit::content::{BlobStream, ContentStore};
 use containerkit::document;
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Digest, Error, ErrorKind, Result};
@@ -28,16 +28,7 @@ impl Stored<'_> {
 
     fn read(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let digest = document::digest_of(descriptor)?;
-        let data = content::read_blob(self.store, &digest, document::DOCUMENT)
-            .map_err(|error| self.missing(&digest, error))?;
-        if data.len() as u64 != descriptor.size() {
-            return Err(Error::precondition(format!(
-                "{digest} has {} bytes, its descriptor says {}",
-                data.len(),
-                descriptor.size()
-            )));
-        }
-        Ok(data)
+        document::read(self.store, descriptor).map_err(|error| self.missing(&digest, error))
     }
 }
 
@@ -73,28 +64,11 @@ impl Source for Stored<'_> {
                 blob.size()
             )));
         }
-        Ok(Box::new(From { reader, offset }))
+        Ok(Box::new(BlobStream::at(reader, offset)))
     }
 
     fn home(&self, digest: &Digest, domain: &str) -> Option<String> {
         let info = self.store.info(digest).ok()?;
         info.labels.get(&crate::pull::source_label(domain)).cloned()
-    }
-}
-
-/// A blob from an offset on.
-struct From {
-    reader: Box<dyn BlobReader>,
-    offset: u64,
-}
-
-impl Read for From {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let read = self
-            .reader
-            .read_at(buf, self.offset)
-            .map_err(std::io::Error::other)?;
-        self.offset += read as u64;
-        Ok(read)
     }
 }

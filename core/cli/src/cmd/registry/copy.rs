@@ -38,7 +38,7 @@ pub(crate) fn copy(app: &App, args: &CopyArgs) -> Result<Outcome> {
     };
     let copied = containerkit_distribution::copy(&registry, &from, &to, &options)?;
     drop(progress);
-    super::push::report(app, &to.to_string(), &copied.digest().to_string())
+    super::push::report(app, &to.to_string(), copied.digest().as_ref())
 }
 
 fn domain(place: &Place) -> Option<&str> {

@@ -48,7 +48,7 @@ pub(crate) fn push(app: &App, args: &PushArgs) -> Result<Outcome> {
     let pushed =
         containerkit_distribution::push(&registry, &*store.driver, &image, &target, &options)?;
     drop(progress);
-    report(app, &target.to_string(), &pushed.digest().to_string())
+    report(app, &target.to_string(), pushed.digest().as_ref())
 }
 
 /// What is where now.
