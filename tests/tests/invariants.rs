@@ -250,6 +250,8 @@ const STAR_OF_TESTS: &[(&str, &[&str])] = &[
     ("containerkit-conformance", &[]),
     // What is written into an upper folder is seen through overlay.
     ("containerkit-image", &["containerkit-overlay"]),
+    // What is pulled is resumed by a store that resumes.
+    ("containerkit-distribution", &["containerkit-local"]),
 ];
 
 #[test]
