@@ -1,9 +1,9 @@
 //! The client: endpoints in order, credentials, retries, redirects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use containerkit::{Context as _, Error, ErrorKind, Result, quote};
+use containerkit::{Context as _, Error, ErrorKind, Reference, Result, quote};
 use ureq::http::Method;
 
 use crate::auth::{self, Authorization, Challenge, Found, Secret, Wanted};
@@ -13,6 +13,8 @@ use crate::settings::{Endpoint, Role, Settings};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;
+/// Tries of a mirror, behind which somebody else is to be asked.
+const MIRROR_ATTEMPTS: u32 = 2;
 
 /// A client of registries. Clones share connections and tokens.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) http: Http,
     tokens: Mutex<HashMap<(Origin, String), Authorization>>,
+    /// Mirrors that gave no answer at all: not asked again.
+    dead: Mutex<HashSet<Origin>>,
 }
 
 /// What a request needs to be allowed.
@@ -55,6 +59,7 @@ impl Registry {
             http: Http::new(settings.retry.clone(), settings.cancel.clone()),
             settings,
             tokens: Mutex::default(),
+            dead: Mutex::default(),
         }))
     }
 
@@ -86,6 +91,23 @@ impl Registry {
         self.want(&endpoint, Access::Nothing, &call).map(drop)
     }
 
+    /// Who is asked for a reference's content, without mirrors that are dead.
+    pub(crate) fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>> {
+        let mut endpoints = self.settings().endpoints(reference)?;
+        let dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|endpoint| !dead.contains(&endpoint.origin));
+        Ok(endpoints)
+    }
+
+    /// How often an endpoint is tried.
+    pub(crate) fn attempts(&self, endpoint: &Endpoint) -> u32 {
+        let attempts = self.0.http.retry.attempts;
+        match endpoint.role {
+            Role::Registry => attempts,
+            Role::Mirror => attempts.min(MIRROR_ATTEMPTS),
+        }
+    }
+
     /// Sends a request until it is answered with something that will not pass
     /// by itself. The answer may still be an error's.
     pub(crate) fn ask(
@@ -97,7 +119,7 @@ impl Registry {
         let http = &self.0.http;
         let mut attempt = 0;
         loop {
-            let last = attempt + 1 >= http.retry.attempts;
+            let last = attempt + 1 >= self.attempts(endpoint);
             let asked = match self.follow(endpoint, access, call) {
                 Ok(answer) if !last && http::status_may_pass(answer.status) => {
                     let asked = http::retry_after(&answer);
@@ -107,6 +129,11 @@ impl Registry {
                 Err(error) if !last && http::may_pass(&error) => {
                     log::info!("{}: {error}, trying again", call.url);
                     None
+                }
+                Err(error) if endpoint.role == Role::Mirror && http::may_pass(&error) => {
+                    let mut dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+                    dead.insert(endpoint.origin.clone());
+                    return Err(error);
                 }
                 ended => return ended,
             };

@@ -393,7 +393,7 @@ fn agent(manner: &Manner) -> Result<Agent> {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("containerkit/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(manner.idle.min(Duration::from_secs(20))))
+        .timeout_connect(Some(manner.idle.min(Duration::from_secs(10))))
         .timeout_per_read(Some(manner.idle))
         .timeout_per_write(Some(manner.idle))
         .input_buffer_size(128 << 10)

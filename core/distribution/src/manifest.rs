@@ -84,7 +84,7 @@ impl Registry {
         reference: &Reference,
         ask: impl Fn(&Endpoint) -> Result<T>,
     ) -> Result<T> {
-        let endpoints = self.settings().endpoints(reference)?;
+        let endpoints = self.endpoints(reference)?;
         let mut failure = None;
         for endpoint in &endpoints {
             match ask(endpoint) {

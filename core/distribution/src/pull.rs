@@ -63,7 +63,7 @@ pub fn pull<T>(
     let all = documents.chain(&tree.configs).chain(&tree.layers);
     let all: Vec<Digest> = all.map(document::digest_of).collect::<Result<_>>()?;
     (options.hold)(&all)?;
-    let endpoints = registry.settings().endpoints(reference)?;
+    let endpoints = registry.endpoints(reference)?;
     let origin = (
         source_label(reference.domain()),
         reference.path().to_string(),

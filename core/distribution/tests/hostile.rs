@@ -350,6 +350,7 @@ fn a_check_that_fails_ends_it_before_anything_is_stored() {
     let options = containerkit_distribution::PullOptions {
         platforms: Platforms::All,
         check: &check,
+        hold: &|_| Ok(()),
         progress: &|_| {},
     };
     let registry = Registry::new(settings(&[&server]));

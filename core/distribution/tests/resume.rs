@@ -191,6 +191,7 @@ fn layers_are_read_while_they_come() {
     let options = PullOptions {
         platforms: Platforms::All,
         check: &accept,
+        hold: &|_| Ok(()),
         progress: &|_| {},
     };
     let read = |arriving: &dyn ContentStore, data: &[u8]| {
@@ -230,6 +231,7 @@ fn who_reads_a_layer_that_fails_hears_why() {
     let options = PullOptions {
         platforms: Platforms::All,
         check: &accept,
+        hold: &|_| Ok(()),
         progress: &|_| {},
     };
     let heard = Mutex::new(None);

@@ -286,7 +286,7 @@ impl Download<'_> {
                 true => 1,
                 false => failures + 1,
             };
-            if failures >= http.retry.attempts {
+            if failures >= self.registry.attempts(endpoint) {
                 return Err(error);
             }
             log::info!("blob {}: {error}, going on at {}", self.digest, sink.offset);

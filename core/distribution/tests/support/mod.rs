@@ -379,6 +379,7 @@ impl Store {
         let options = PullOptions {
             platforms,
             check: &accept,
+            hold: &|_| Ok(()),
             progress: &|_| {},
         };
         let registry = Registry::new(settings);
