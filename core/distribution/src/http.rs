@@ -17,6 +17,8 @@ use crate::settings::{Endpoint, Retry};
 
 /// What a whole document may take to come.
 const DOCUMENT_TIME: Duration = Duration::from_secs(120);
+/// How often it is looked whether the end is asked for.
+const TICK: Duration = Duration::from_millis(50);
 /// What is read of an answer that tells an error.
 const ERROR_BODY: u64 = 16 << 10;
 
@@ -203,9 +205,11 @@ pub(crate) struct Manner {
     pub(crate) idle: Duration,
 }
 
+type Agents = Mutex<HashMap<Manner, Agent>>;
+
 /// Connections, kept alive and shared by all threads.
 pub(crate) struct Http {
-    agents: Mutex<HashMap<Manner, Agent>>,
+    agents: Arc<Agents>,
     pub(crate) retry: Retry,
     pub(crate) cancel: Cancel,
 }
@@ -213,7 +217,7 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(retry: Retry, cancel: Cancel) -> Http {
         Http {
-            agents: Mutex::default(),
+            agents: Arc::default(),
             retry,
             cancel,
         }
@@ -225,8 +229,33 @@ impl Http {
             return Ok(agent.clone());
         }
         let agent = agent(manner)?;
+        if agents.is_empty() {
+            self.watch()?;
+        }
         agents.insert(manner.clone(), agent.clone());
         Ok(agent)
+    }
+
+    /// Closes every connection when the end is asked for: whoever waits for a
+    /// silent server would wait until its time is out.
+    fn watch(&self) -> Result<()> {
+        let (agents, cancel) = (Arc::downgrade(&self.agents), self.cancel.clone());
+        let watch = move || {
+            while let Some(agents) = agents.upgrade() {
+                if cancel.check().is_err() {
+                    let agents = agents.lock().unwrap_or_else(PoisonError::into_inner);
+                    agents.values().cloned().for_each(Agent::shutdown);
+                    return;
+                }
+                drop(agents);
+                std::thread::sleep(TICK);
+            }
+        };
+        std::thread::Builder::new()
+            .name("cancel".into())
+            .spawn(watch)
+            .map(drop)
+            .map_err(|error| Error::io("start a thread", error))
     }
 
     /// One exchange, not repeated.
@@ -280,7 +309,10 @@ impl Http {
         log::debug!("{} {}", call.method, call.url);
         let answer = agent
             .run(configured.build())
-            .map_err(|error| failure(&call.url, error))?;
+            .map_err(|error| match self.cancel.check() {
+                Ok(()) => failure(&call.url, error),
+                Err(cancelled) => cancelled,
+            })?;
         let (parts, body) = answer.into_parts();
         log::debug!("{} {}: {}", call.method, call.url, parts.status);
         Ok(Answer {
@@ -308,7 +340,7 @@ impl Http {
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
+            std::thread::sleep(left.min(TICK));
         }
     }
 }

@@ -120,6 +120,25 @@ fn silence_is_given_up() {
 }
 
 #[test]
+fn who_gives_up_does_not_wait_for_a_silent_server() {
+    let layer = noise(1000, 6);
+    let cancel = containerkit::Cancel::default();
+    let asked = cancel.clone();
+    let server = with_layer(&layer, move |_, _| {
+        asked.cancel();
+        Reply::new(200).body(Body::Silent)
+    });
+    let mut settings = settings(&[&server]);
+    settings.cancel = cancel;
+    let registry = settings.registries.get_mut(&server.address).unwrap();
+    registry.idle_timeout = Duration::from_secs(3600);
+    let error = Store::new()
+        .pull(settings, &server.reference("a:v1"))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+}
+
+#[test]
 fn documents_are_bounded() {
     let server = Server::start(|_| {
         Reply::new(200)
