@@ -21,6 +21,7 @@ const DOCUMENT_TIME: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(50);
 /// What is read of an answer that tells an error.
 const ERROR_BODY: u64 = 16 << 10;
+const ERROR_TIME: Duration = Duration::from_secs(5);
 
 /// What is sent.
 #[derive(Clone, Copy)]
@@ -138,7 +139,15 @@ impl Answer {
         };
         let body = {
             let mut data = Vec::new();
-            let _ = self.into_reader().take(ERROR_BODY).read_to_end(&mut data);
+            let mut body = self.into_reader().take(ERROR_BODY);
+            let (begun, mut piece) = (Instant::now(), [0; 4096]);
+            // A complaint that trickles is not waited for.
+            while begun.elapsed() < ERROR_TIME {
+                match body.read(&mut piece) {
+                    Ok(read) if read > 0 => data.extend_from_slice(&piece[..read]),
+                    _ => break,
+                }
+            }
             data
         };
         let told = told(&body).map_or(String::new(), |text| format!(": {text}"));
@@ -291,7 +300,7 @@ impl Http {
         let agent = self.agent(manner)?;
         let mut request = Request::builder()
             .method(call.method.clone())
-            .uri(call.url.to_string());
+            .uri(call.url.full());
         for (name, value) in &call.headers {
             request = request.header(*name, value);
         }

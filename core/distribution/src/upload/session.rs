@@ -66,7 +66,7 @@ impl Session {
     pub(super) fn keep(&self, location: &Url) -> Result<()> {
         let kept = Kept {
             version: VERSION,
-            location: location.to_string(),
+            location: location.full(),
         };
         let data = serde_json::to_vec(&kept)
             .map_err(|error| Error::internal("write JSON").with_source(error))?;
