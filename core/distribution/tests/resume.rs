@@ -283,3 +283,42 @@ fn mirrors_serve_and_the_registry_steps_in() {
     assert_eq!(registry.count("GET", "/manifests/"), 0);
     assert_eq!(registry.count("GET", "/blobs/"), 1);
 }
+
+#[test]
+fn every_blob_is_held_before_it_is_looked_for() {
+    let layer = noise(1000, 50);
+    let mut content = Content::default();
+    content.image(&[&layer], "amd64", Some("v1"));
+    let wanted: std::collections::BTreeSet<String> = content
+        .blobs
+        .keys()
+        .chain(content.manifests.keys().filter(|name| *name != "v1"))
+        .cloned()
+        .collect();
+    let server = Server::start(move |asked| content.serve(asked));
+    let store = Store::new();
+    let held = Mutex::new(std::collections::BTreeSet::new());
+    let hold = |blobs: &[containerkit::Digest]| {
+        assert_eq!(server.count("GET", "/blobs/"), 0);
+        let texts = blobs.iter().map(ToString::to_string);
+        held.lock().unwrap().extend(texts);
+        Ok(())
+    };
+    let options = PullOptions {
+        platforms: Platforms::All,
+        check: &accept,
+        hold: &hold,
+        progress: &|_| {},
+    };
+    let registry = Registry::new(settings(&[&server]));
+    let reference = server.reference("a:v1");
+    pull(
+        &registry,
+        &store.open(),
+        &reference,
+        &options,
+        |_, _| Ok(()),
+    )
+    .unwrap();
+    assert_eq!(*held.lock().unwrap(), wanted);
+}
