@@ -4,20 +4,42 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use containerkit_tests::kit::{Kit, Ran, signal, until};
 use containerkit_tests::user::User;
 use rustix::process::Signal;
 
+/// A client that has its pipes from the shim.
 fn attached(kit: &Kit, args: &[&str]) -> Child {
-    kit.command([&["attach"], args].concat())
+    let child = kit
+        .command([&["attach"], args].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    // Pipes that this process has not are from the shim.
+    let pipes = |pid: u32| -> Vec<PathBuf> {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        open.into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("pipe:"))
+            .collect()
+    };
+    until("the client is attached", || {
+        let standard: Vec<PathBuf> = (0..3)
+            .filter_map(|n| std::fs::read_link(format!("/proc/{}/fd/{n}", child.id())).ok())
+            .collect();
+        let ours = pipes(std::process::id());
+        pipes(child.id())
+            .iter()
+            .any(|pipe| !standard.contains(pipe) && !ours.contains(pipe))
+    });
+    child
 }
 
 /// Reads until this was read.
@@ -147,8 +169,6 @@ fn a_client_that_does_not_read_holds_up_neither_container_nor_others() {
     kit.detached(&["--name", "c", "busybox", "sh", "-c", script]);
     let stopped = attached(&kit, &["c"]);
     let other = attached(&kit, &["c"]);
-    // Both are there before it begins.
-    std::thread::sleep(Duration::from_millis(300));
     signal(&stopped, Signal::STOP);
     let reader = std::thread::spawn(move || ended(other));
     kit.run(["exec", "c", "touch", "/go"]).ok();
@@ -186,7 +206,6 @@ fn signals_are_the_containers_and_a_hangup_or_the_third_leaves_it() {
         kit.run(["logs", "c"]).stdout == "ready\n"
     });
     let mut client = attached(&kit, &["c"]);
-    std::thread::sleep(Duration::from_millis(200));
     for _ in 0..2 {
         signal(&client, Signal::TERM);
         sees(&mut client, "again\n");
@@ -194,16 +213,13 @@ fn signals_are_the_containers_and_a_hangup_or_the_third_leaves_it() {
     signal(&client, Signal::TERM);
     assert_eq!(ended(client).status, 143);
     let hung_up = attached(&kit, &["c"]);
-    std::thread::sleep(Duration::from_millis(200));
     signal(&hung_up, Signal::HUP);
     assert_eq!(ended(hung_up).status, 129);
     let deaf = attached(&kit, &["--no-signals", "c"]);
-    std::thread::sleep(Duration::from_millis(200));
     signal(&deaf, Signal::TERM);
     assert_eq!(ended(deaf).status, 143);
     assert_eq!(kit.inspected("c")["status"], "running");
     let last = attached(&kit, &["c"]);
-    std::thread::sleep(Duration::from_millis(200));
     signal(&last, Signal::USR1);
     assert_eq!(ended(last).status, 9);
     finish(&kit);
@@ -259,7 +275,6 @@ fn a_kept_container_in_the_foreground_is_logged_and_others_may_attach() {
         kit.run(["logs", "c"]).stdout == "begun\n"
     });
     let client = attached(&kit, &["c"]);
-    std::thread::sleep(Duration::from_millis(200));
     kit.run(["exec", "c", "touch", "/end"]).ok();
     let (ran, client) = (ended(run), ended(client));
     assert_eq!((ran.status, client.status), (4, 4));
