@@ -414,6 +414,8 @@ fn a_real_runtime_killed_while_it_starts_leaves_no_cgroups() {
             shim.wait_exit().unwrap();
         }
         let _ = shim.finish();
+        // What the killed runtime had forked ends by itself.
+        until("the end of all", || world.processes().is_empty());
         world.assert_gone();
     }
 }
