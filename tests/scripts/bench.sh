@@ -42,3 +42,24 @@ done
 bare=$(median <"$work/bare")
 ours=$(median <"$work/kit")
 echo "run --rm true, median of $rounds: runc alone $bare ms, containerkit $ours ms, ratio $(awk "BEGIN { printf \"%.2f\", $ours / $bare }")"
+
+# A container in the background: what its shim costs, and a further process.
+# There are two, so that what both only read is no private memory of either.
+kit run --detach --name bench busybox sleep 1000 >/dev/null
+kit run --detach --name other busybox sleep 1000 >/dev/null
+trap 'kit delete --force bench other >/dev/null; $SUDO rm -rf "$work"' EXIT INT TERM
+runc_id=$(kit inspect bench | sed -n 's/^ *"id": "\(.*\)",*$/\1/p' | head -n 1)
+: >"$work/bare-exec" && : >"$work/kit-exec"
+i=0
+while [ $i -lt "$rounds" ]; do
+    ms $SUDO runc --root "$work/state/runtime/runc/root" exec "$runc_id" true >>"$work/bare-exec" 2>/dev/null || break
+    ms kit exec bench true >>"$work/kit-exec"
+    i=$((i + 1))
+done
+[ $i -lt "$rounds" ] || echo "exec true, median of $rounds: runc alone $(median <"$work/bare-exec") ms, containerkit $(median <"$work/kit-exec") ms"
+parent() { awk '{ print $4 }' "/proc/$1/stat"; }
+init=$(kit inspect bench | sed -n 's/^ *"pid": \([0-9]*\),*$/\1/p' | head -n 1)
+supervisor=$(parent "$init")
+guard=$(parent "$supervisor")
+$SUDO cat "/proc/$supervisor/smaps_rollup" "/proc/$guard/smaps_rollup" |
+    awk '/^Private_/ { private += $2 } /^Pss:/ { pss += $2 } END { printf "shim and guard of one container: %d KiB private, %d KiB in proportion\n", private, pss }'
