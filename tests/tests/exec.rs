@@ -111,6 +111,17 @@ fn what_cannot_be_executed_has_the_statuses_of_a_shell() {
 }
 
 #[test]
+fn a_paused_container_takes_no_further_process() {
+    let kit = with_idle();
+    kit.run(["pause", "c"]).ok();
+    kit.run(["exec", "c", "true"])
+        .refused(125, &["c", "paused"]);
+    kit.run(["resume", "c"]).ok();
+    kit.run(["exec", "c", "true"]).ok();
+    finish(&kit);
+}
+
+#[test]
 fn a_mebibyte_then_an_exit_is_a_mebibyte() {
     let kit = with_idle();
     let script = "head -c 1048576 /dev/zero; head -c 1048576 /dev/zero >&2; exit 3";
