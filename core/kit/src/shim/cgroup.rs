@@ -212,15 +212,21 @@ pub fn remove_cgroups(cgroups: &[PathBuf]) {
     }
 }
 
-/// Whether the processes of a container's own cgroups are frozen, on either
-/// version. One without a cgroup that can freeze never is.
+/// Whether the processes of a container's own cgroups, as [`own_cgroups`] lists
+/// them, are frozen, on either version. One without a cgroup that can freeze
+/// never is.
 pub fn is_frozen(cgroups: &[PathBuf]) -> bool {
-    let read = |folder: &Path, file| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
-    cgroups.iter().any(|folder| {
-        let frozen = read(folder, "cgroup.events");
-        frozen.lines().any(|line| line == "frozen 1")
-            || matches!(read(folder, "freezer.state").trim(), "FROZEN" | "FREEZING")
-    })
+    for folder in cgroups {
+        let read = |file| std::fs::read_to_string(folder.join(file));
+        if read("cgroup.events").is_ok_and(|text| text.lines().any(|line| line == "frozen 1")) {
+            return true;
+        }
+        // Those that freeze come first: behind this one is none.
+        if let Ok(state) = read("freezer.state") {
+            return matches!(state.trim(), "FROZEN" | "FREEZING");
+        }
+    }
+    false
 }
 
 fn kill_once(folder: &Path) {
@@ -344,6 +350,33 @@ mod tests {
         }
         // A sibling is.
         assert_eq!(folders_of("0::/user2\n", mine).len(), 1);
+    }
+
+    #[test]
+    fn either_version_says_that_it_is_frozen() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let folder = |name: &str, file: &str, text: &str| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir(&folder).expect("mkdir");
+            std::fs::write(folder.join(file), text).expect("write");
+            folder
+        };
+        let two = folder("two", "cgroup.events", "populated 1\nfrozen 1\n");
+        let thawed = folder("thawed", "cgroup.events", "populated 1\nfrozen 0\n");
+        let one = folder("one", "freezer.state", "FREEZING\n");
+        let free = folder("free", "freezer.state", "THAWED\n");
+        let other = folder("other", "cpu.stat", "");
+        for (cgroups, frozen) in [
+            (vec![], false),
+            (vec![&two], true),
+            (vec![&thawed], false),
+            (vec![&thawed, &one, &other], true),
+            (vec![&thawed, &free, &other], false),
+            (vec![&other], false),
+        ] {
+            let cgroups: Vec<PathBuf> = cgroups.into_iter().cloned().collect();
+            assert_eq!(is_frozen(&cgroups), frozen, "{cgroups:?}");
+        }
     }
 
     #[test]
