@@ -10,7 +10,7 @@
 //! | [`snapshot`], [`content`], [`runtime`] | the contracts; begin with their stories |
 //! | [`driver`], [`kit`] | what every driver has; how instances are reached |
 //! | [`mount`], [`mounter`] | the noun that joins snapshotters and runtimes; what performs it |
-//! | [`cancel`], [`error`], [`digest`], [`ids`], [`mod@reference`], [`value`] | what calls are made of |
+//! | [`cancel`], [`error`], [`digest`], [`ids`], [`mod@reference`], [`pattern`], [`value`] | what calls are made of |
 //! | [`container`] | the life of a container, joined from all of these |
 //! | [`record`], [`events`] | what the kit remembers; what happened |
 //! | [`lease`] | keeping blobs and snapshots from being collected while they are used |
@@ -40,6 +40,7 @@ pub mod lock;
 pub mod logs;
 pub mod mount;
 pub mod mounter;
+pub mod pattern;
 pub mod platform;
 pub mod process;
 pub mod record;
@@ -62,6 +63,7 @@ pub use error::{Context, Error, ErrorKind, ExecFailure, IoContext, Result, quote
 pub use ids::{ContainerId, IngestRef, InstanceName, SnapshotKey};
 pub use kit::{Drivers, Opened};
 pub use mount::{Access, Mount};
+pub use pattern::Pattern;
 pub use platform::PlatformChoice;
 pub use record::Records;
 pub use reference::Reference;
