@@ -24,6 +24,7 @@
 //! | `fetch`, `pull` | blobs from a registry, into a content store and on |
 //! | `copy` | pushes, and copies from one place to another |
 //! | `upload` | blobs to a registry: mounted, whole, or in chunks that go on |
+//! | [`sign`] | signatures: keys, where they are kept, rules that they must meet |
 //! | `event` | what is told to whoever watches |
 
 mod auth;
@@ -37,6 +38,7 @@ mod origin;
 mod pull;
 mod referrers;
 mod settings;
+pub mod sign;
 mod tree;
 mod upload;
 
