@@ -2,13 +2,13 @@
 
 use containerkit::document::digest_of;
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::{Algorithm, Digest, Error, Reference, Result};
+use containerkit::{Digest, Error, Reference, Result};
 
 use super::gather::tagged;
 use super::key::PrivateKey;
-use super::manifest::{self, Envelope};
+use super::manifest::{self, ARTIFACT_TYPE, CONFIG, Envelope, SIMPLE_SIGNING};
 use super::payload::Payload;
-use super::registry::{Manifest, Registry};
+use super::repository::Repository;
 
 /// Rounds of adding to the tag while others do so too.
 const ROUNDS: usize = 8;
@@ -26,7 +26,7 @@ pub struct Signed {
 
 /// Resolves an image at its registry, signs what it is now, and stores the
 /// signature there. Earlier signatures stay.
-pub fn sign(registry: &dyn Registry, image: &Reference, key: &PrivateKey) -> Result<Signed> {
+pub fn sign(registry: &dyn Repository, image: &Reference, key: &PrivateKey) -> Result<Signed> {
     let subject = registry.resolve(image)?;
     let digest = digest_of(&subject)?;
     if image.digest().is_some_and(|asked| *asked != digest) {
@@ -39,7 +39,7 @@ pub fn sign(registry: &dyn Registry, image: &Reference, key: &PrivateKey) -> Res
         signature: key.sign(&payload),
         payload,
     };
-    put(registry, image, &envelope.payload)?;
+    registry.put_blob(image, SIMPLE_SIGNING, &envelope.payload)?;
     // First as a referrer, which is whole or not there; the tag, which several
     // signers write, follows.
     let signature = put_referrer(registry, image, &subject, &envelope)?;
@@ -54,19 +54,15 @@ pub fn sign(registry: &dyn Registry, image: &Reference, key: &PrivateKey) -> Res
     })
 }
 
-fn put(registry: &dyn Registry, image: &Reference, data: &[u8]) -> Result<()> {
-    registry.put_blob(image, &Algorithm::Sha256.digest(data), data)
-}
-
 fn put_referrer(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     subject: &Descriptor,
     envelope: &Envelope,
 ) -> Result<Digest> {
-    let (manifest, config) = manifest::referrer(subject, envelope);
-    let digest = Algorithm::Sha256.digest(&manifest.data);
-    put(registry, image, &config)?;
+    let (manifest, config) = manifest::referrer(subject, envelope)?;
+    let digest = digest_of(&manifest.descriptor)?;
+    registry.put_blob(image, ARTIFACT_TYPE, &config)?;
     registry.put_manifest(&image.with_digest(digest.clone()), &manifest)?;
     Ok(digest)
 }
@@ -75,17 +71,17 @@ fn put_referrer(
 /// what was written is read again, and added once more when another signer
 /// was faster or slower by that much.
 fn put_tagged(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     tag: &Reference,
     digest: &Digest,
     envelope: &Envelope,
 ) -> Result<()> {
     for _ in 0..ROUNDS {
-        let existing: Option<Manifest> = tagged(registry, tag, digest)?;
+        let existing = tagged(registry, tag, digest)?;
         let Some((manifest, config)) = manifest::append(existing.as_ref(), envelope)? else {
             return Ok(());
         };
-        put(registry, tag, &config)?;
+        registry.put_blob(tag, CONFIG, &config)?;
         registry.put_manifest(tag, &manifest)?;
     }
     Err(Error::conflict(format!(

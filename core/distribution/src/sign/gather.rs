@@ -6,8 +6,8 @@ use containerkit::{Context as _, Digest, Error, ErrorKind, Reference, Result};
 use p256::ecdsa::Signature;
 
 use super::manifest::{self, ARTIFACT_TYPE, Envelope};
-use super::payload;
-use super::registry::{Manifest, Registry};
+use super::repository::Repository;
+use crate::Manifest;
 
 /// How many signatures an image may have, in each of the places.
 pub const MOST: usize = 64;
@@ -19,7 +19,7 @@ pub(super) fn too_much(message: String) -> Error {
 /// All signatures that the registry has for a digest in the repository of
 /// `image`, each once. Whatever is malformed, or too much, is an error.
 pub fn gather(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     digest: &Digest,
 ) -> Result<Vec<Envelope>> {
@@ -50,25 +50,25 @@ fn check_count(count: usize, digest: &Digest) -> Result<()> {
 
 /// The manifest that cosign's tag names.
 pub(super) fn tagged(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     digest: &Digest,
 ) -> Result<Option<Manifest>> {
     match manifest::tag(digest) {
-        Some(tag) => registry.manifest(&image.with_tag(&tag)?, manifest::LIMIT),
+        Some(tag) => registry.manifest(&image.with_tag(&tag)?),
         None => Ok(None),
     }
 }
 
 fn of_referrer(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     digest: &Digest,
     referrer: &Descriptor,
 ) -> Result<Manifest> {
     let own = digest_of(referrer)?;
     let manifest = registry
-        .manifest(&image.with_digest(own.clone()), manifest::LIMIT)?
+        .manifest(&image.with_digest(own.clone()))?
         .ok_or_else(|| Error::data_loss("it is listed as a referrer, and is not there"))?;
     check_digest(&manifest.data, &own)?;
     let subject = manifest::parse(&manifest)?.subject().clone();
@@ -92,7 +92,7 @@ fn check_digest(data: &[u8], want: &Digest) -> Result<()> {
 }
 
 fn add(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     manifest: &Manifest,
     found: &mut Vec<Envelope>,
@@ -116,7 +116,7 @@ fn add(
 
 /// Signatures of one payload share its blob: it is fetched once.
 fn envelope(
-    registry: &dyn Registry,
+    registry: &dyn Repository,
     image: &Reference,
     layer: &Descriptor,
     signature: Signature,
@@ -126,7 +126,7 @@ fn envelope(
     let held = found.iter().find(|other| other.digest() == digest);
     let payload = match held {
         Some(other) => other.payload.clone(),
-        None => registry.blob(image, layer, payload::LIMIT)?,
+        None => registry.blob(image, layer)?,
     };
     if payload.len() as u64 != layer.size() {
         return Err(Error::precondition(format!(

@@ -9,7 +9,7 @@ use p256::ecdsa::Signature;
 use serde_json::{Value, json};
 
 use super::payload;
-use super::registry::Manifest;
+use crate::{Manifest, describe};
 
 /// What follows `ALGORITHM-HEX` in cosign's tag.
 pub const TAG_SUFFIX: &str = ".sig";
@@ -25,7 +25,7 @@ pub(super) const LIMIT: u64 = 1 << 20;
 /// A DER signature has at most 72 bytes, in base64 96 characters.
 const SIGNATURE_LIMIT: usize = 96;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// A signature with the bytes that it is of.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) fn parse(manifest: &Manifest) -> Result<ImageManifest> {
             "a manifest of signatures has more than {LIMIT} bytes"
         )));
     }
-    match document::parse(&manifest.data, &manifest.media_type)? {
+    match document::parse(&manifest.data, manifest.descriptor.media_type().as_ref())? {
         Document::Manifest(document) => Ok(*document),
         Document::Index(_) => Err(Error::invalid(
             "it is an index, and no manifest of signatures",
@@ -161,15 +161,12 @@ pub(super) fn append(
         "size": config.len(),
     });
     rest["layers"] = layers.into();
-    let manifest = Manifest {
-        media_type: existing.map_or_else(|| MANIFEST.into(), |old| old.media_type.clone()),
-        data: rest.to_string().into_bytes(),
-    };
-    Ok(Some((manifest, config)))
+    let media_type = existing.map_or(MANIFEST, |old| old.descriptor.media_type().as_ref());
+    Ok(Some((made(media_type, &rest)?, config)))
 }
 
 /// One signature as a referrer of the image it is for.
-pub(super) fn referrer(subject: &Descriptor, envelope: &Envelope) -> (Manifest, Vec<u8>) {
+pub(super) fn referrer(subject: &Descriptor, envelope: &Envelope) -> Result<(Manifest, Vec<u8>)> {
     let config = b"{}".to_vec();
     let document = json!({
         "schemaVersion": 2,
@@ -188,9 +185,14 @@ pub(super) fn referrer(subject: &Descriptor, envelope: &Envelope) -> (Manifest, 
             "size": subject.size(),
         },
     });
-    let manifest = Manifest {
-        media_type: MANIFEST.into(),
-        data: document.to_string().into_bytes(),
-    };
-    (manifest, config)
+    Ok((made(MANIFEST, &document)?, config))
+}
+
+fn made(media_type: &str, document: &Value) -> Result<Manifest> {
+    let data = document.to_string().into_bytes();
+    let digest = Algorithm::Sha256.digest(&data);
+    Ok(Manifest {
+        descriptor: describe(media_type, &digest, data.len() as u64)?,
+        data,
+    })
 }

@@ -35,7 +35,7 @@
 //! any or all must have signed. Which rule is meant is the configuration's
 //! matter ([`containerkit::Pattern`]).
 //!
-//! The registry is reached through [`Registry`], so that all of this is tested
+//! The registry is reached through [`Repository`], so that all of this is tested
 //! without one.
 //!
 //! | module | what lives there |
@@ -44,7 +44,7 @@
 //! | `sealed` | cosign's encryption of a private key by a password |
 //! | `payload` | what is signed |
 //! | `manifest` | signatures as layers of a manifest |
-//! | `registry` | what is asked of a registry |
+//! | `repository` | what is asked of a registry |
 //! | `gather`, `attach` | reading the signatures of an image; adding one |
 //! | `decide` | whether they suffice |
 
@@ -54,7 +54,7 @@ mod gather;
 mod key;
 mod manifest;
 mod payload;
-mod registry;
+mod repository;
 mod sealed;
 #[cfg(test)]
 mod tests;
@@ -65,4 +65,4 @@ pub use gather::{MOST, gather};
 pub use key::{Password, PrivateKey, PublicKey};
 pub use manifest::{ARTIFACT_TYPE, Envelope, SIGNATURE, SIMPLE_SIGNING, TAG_SUFFIX};
 pub use payload::Payload;
-pub use registry::{Manifest, Registry};
+pub use repository::Repository;

@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use containerkit::oci_spec::image::{Descriptor, MediaType};
+use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Algorithm, Digest, Error, ErrorKind, Reference, Result};
 use serde_json::{Value, json};
 
-use crate::sign::{ARTIFACT_TYPE, Manifest, Registry, SIGNATURE, SIMPLE_SIGNING};
+use crate::sign::{ARTIFACT_TYPE, Repository, SIGNATURE, SIMPLE_SIGNING};
+use crate::{Manifest, describe};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -26,9 +27,12 @@ pub(super) struct Memory {
 }
 
 pub(super) fn descriptor(media_type: &str, data: &[u8]) -> Descriptor {
-    let digest = Algorithm::Sha256.digest(data).to_string();
-    let digest: containerkit::oci_spec::image::Digest = digest.parse().unwrap();
-    Descriptor::new(MediaType::from(media_type), data.len() as u64, digest)
+    describe(
+        media_type,
+        &Algorithm::Sha256.digest(data),
+        data.len() as u64,
+    )
+    .unwrap()
 }
 
 fn key(image: &Reference) -> String {
@@ -62,7 +66,7 @@ impl Memory {
     /// An image of these bytes under its tag.
     pub(super) fn image(&self, image: &Reference, data: &[u8]) -> Digest {
         let manifest = Manifest {
-            media_type: MANIFEST.into(),
+            descriptor: descriptor(MANIFEST, data),
             data: data.to_vec(),
         };
         self.put_manifest(image, &manifest).unwrap();
@@ -152,22 +156,22 @@ impl Memory {
     }
 }
 
-impl Registry for Memory {
+impl Repository for Memory {
     fn resolve(&self, image: &Reference) -> Result<Descriptor> {
         self.up()?;
         self.manifests
             .borrow()
             .get(&key(image))
-            .map(|found| descriptor(&found.media_type, &found.data))
+            .map(|found| found.descriptor.clone())
             .ok_or_else(|| Error::not_found(format!("{image} is not there")))
     }
 
-    fn manifest(&self, image: &Reference, _limit: u64) -> Result<Option<Manifest>> {
+    fn manifest(&self, image: &Reference) -> Result<Option<Manifest>> {
         self.up()?;
         Ok(self.manifests.borrow().get(&key(image)).cloned())
     }
 
-    fn blob(&self, _image: &Reference, blob: &Descriptor, _limit: u64) -> Result<Vec<u8>> {
+    fn blob(&self, _image: &Reference, blob: &Descriptor) -> Result<Vec<u8>> {
         self.up()?;
         self.blobs
             .borrow()
@@ -188,9 +192,8 @@ impl Registry for Memory {
         Ok(all.get(&digest.to_string()).cloned().unwrap_or_default())
     }
 
-    fn put_blob(&self, _image: &Reference, digest: &Digest, data: &[u8]) -> Result<()> {
+    fn put_blob(&self, _image: &Reference, _media_type: &str, data: &[u8]) -> Result<()> {
         self.up()?;
-        assert_eq!(*digest, Algorithm::Sha256.digest(data));
         self.store(data);
         Ok(())
     }
@@ -198,7 +201,7 @@ impl Registry for Memory {
     fn put_manifest(&self, image: &Reference, manifest: &Manifest) -> Result<()> {
         self.up()?;
         let document: Value = serde_json::from_slice(&manifest.data).unwrap_or_default();
-        let own = descriptor(&manifest.media_type, &manifest.data);
+        let own = manifest.descriptor.clone();
         let mut keys = vec![key(image)];
         if image.digest().is_none() {
             keys.push(format!("{}@{}", image.repository(), own.digest()));
