@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use containerkit::{Context, Digest, DriverKind, Error, InstanceName, Result, quote};
+use containerkit::{Context, Digest, DriverKind, Error, InstanceName, Pattern, Result, quote};
 use log::LevelFilter;
 use serde_json::{Map, Value};
 
 use crate::environment::Environment;
 use crate::layer::{self, At, Layer, RawInstance};
+use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::source::{Origin, Source, drop_ins};
 use crate::suggest;
@@ -106,6 +107,9 @@ pub struct Config {
     pub instances: BTreeMap<(DriverKind, InstanceName), Instance>,
     /// How registries are reached, by the domain that image names have.
     pub registries: BTreeMap<String, Registry>,
+    /// What is asked of images before they are used, by pattern; `*` is among
+    /// them.
+    pub policies: BTreeMap<Pattern, Policy>,
     /// The files that were read, in their order.
     pub files: Vec<PathBuf>,
     /// What is unwise and no error, one line each. They are for the caller to
@@ -263,6 +267,7 @@ fn merge(layers: Vec<Layer>, files: Vec<PathBuf>) -> Result<Config> {
         for (name, over) in layer.registries {
             all.registries.entry(name).or_default().lay(over);
         }
+        all.policies.extend(layer.policies);
         for (key, over) in layer.instances {
             match all.instances.get_mut(&key) {
                 // Options are a driver's own: another driver starts anew.
@@ -340,6 +345,7 @@ fn finish(all: Layer, files: Vec<PathBuf>) -> Result<Config> {
         default,
         instances,
         registries: all.registries,
+        policies: all.policies,
         files,
         warnings: Vec::new(),
         origins,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::layer::KINDS;
+use crate::policy::PolicyRule;
 use crate::source::Origin;
 
 impl Config {
@@ -80,6 +81,12 @@ impl Config {
                 );
             }
         }
+        line("\n[policy]".into(), None);
+        for (pattern, policy) in &self.policies {
+            let pattern = string(&pattern.to_string());
+            let rule = inline(&rule(&policy.rule));
+            line(format!("{pattern} = {rule}"), Some(&policy.origin));
+        }
         text
     }
 }
@@ -120,7 +127,24 @@ impl Config {
                 .collect::<serde_json::Map<_, _>>()
                 .into();
         }
+        value["policy"] = json!({});
+        for (pattern, policy) in &self.policies {
+            value["policy"][pattern.to_string()] = rule(&policy.rule);
+        }
         value
+    }
+}
+
+/// A rule of the policy, with the paths that its keys have.
+fn rule(rule: &PolicyRule) -> Value {
+    let keys: Vec<_> = rule
+        .keys()
+        .iter()
+        .map(|key| key.path.to_string_lossy())
+        .collect();
+    match rule {
+        PolicyRule::Accept | PolicyRule::Reject => rule.name().into(),
+        PolicyRule::Any(_) | PolicyRule::All(_) => json!({ rule.name(): keys }),
     }
 }
 

@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use containerkit::{Digest, DriverKind, Error, ErrorKind, InstanceName, Result, quote};
+use containerkit::{Digest, DriverKind, Error, ErrorKind, InstanceName, Pattern, Result, quote};
 use log::LevelFilter;
 use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::source::{Origin, Source};
 use crate::suggest;
@@ -26,7 +27,7 @@ pub(crate) const KINDS: [DriverKind; 3] = [
     DriverKind::Content,
 ];
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 12] = [
     "version",
     "root",
     "state",
@@ -38,6 +39,7 @@ const TOP: [&str; 11] = [
     "snapshotter",
     "content",
     "registry",
+    "policy",
 ];
 const INSTANCE: [&str; 4] = ["driver", "sha256", "call_timeout", "options"];
 
@@ -62,6 +64,7 @@ pub(crate) struct Layer {
     pub(crate) default: BTreeMap<DriverKind, At<InstanceName>>,
     pub(crate) instances: BTreeMap<(DriverKind, InstanceName), RawInstance>,
     pub(crate) registries: BTreeMap<String, Registry>,
+    pub(crate) policies: BTreeMap<Pattern, Policy>,
 }
 
 /// An instance as one layer has it.
@@ -122,6 +125,7 @@ pub(crate) fn parse(source: &Source) -> Result<Layer> {
             "call_timeout" => layer.call_timeout = Some(reader.seconds(key, value)?),
             "default" => layer.default = reader.defaults(value)?,
             "registry" => layer.registries = reader.registries(value)?,
+            "policy" => reader.policies(value, &mut layer)?,
             _ => match KINDS.into_iter().find(|kind| kind.name() == key) {
                 Some(kind) => reader.instances(kind, value, &mut layer)?,
                 None => return Err(reader.unknown("", key, span, &TOP)),
@@ -160,7 +164,7 @@ pub(crate) fn level(text: &str) -> Result<LevelFilter, String> {
 }
 
 pub(crate) struct Reader<'a> {
-    source: &'a Source,
+    pub(crate) source: &'a Source,
 }
 
 impl Reader<'_> {

@@ -33,6 +33,7 @@
 //! | `resolve`, `drivers`, `status` | instances: their files, opening them, telling of them |
 //! | `registry` | how registries are reached |
 //! | `dump`, `schema` | the configuration as TOML, its JSON schema |
+//! | `policy` | which images may be used |
 //! | `options` | a driver's options against its schema |
 //! | `suggest` | "did you mean" |
 
@@ -42,6 +43,7 @@ mod dump;
 mod environment;
 mod layer;
 mod options;
+mod policy;
 mod registry;
 mod resolve;
 mod schema;
@@ -52,6 +54,7 @@ mod suggest;
 pub use config::{Config, Defaults, Flags, Instance};
 pub use drivers::LoadedDrivers;
 pub use options::{check_options, read_options};
+pub use policy::{KeyFile, Policy, PolicyRule};
 pub use registry::Registry;
 pub use resolve::Resolved;
 pub use source::Origin;

@@ -24,6 +24,26 @@ impl Config {
                 "additionalProperties": { "$ref": "#/$defs/instance" },
             })
         };
+        let keys = |name: &str, description: &str| {
+            json!({
+                "type": "object",
+                "additionalProperties": false,
+                "required": [name],
+                "properties": {
+                    name: {
+                        "description": description,
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 64,
+                        "items": {
+                            "description": "A public key in PEM; a relative path is beside this file.",
+                            "type": "string",
+                            "minLength": 1,
+                        },
+                    },
+                },
+            })
+        };
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "containerkit configuration",
@@ -57,9 +77,21 @@ impl Config {
                     "type": "object",
                     "additionalProperties": { "$ref": "#/$defs/registry" },
                 },
+                "policy": {
+                    "description": "What is asked of images before they are used, by pattern.",
+                    "type": "object",
+                    "additionalProperties": { "$ref": "#/$defs/policy" },
+                },
             },
             "$defs": {
                 "registry": Registry::schema(),
+                "policy": {
+                    "oneOf": [
+                        { "enum": ["accept", "reject"] },
+                        keys("any", "A signature by one of these keys."),
+                        keys("all", "A signature by each of these keys."),
+                    ],
+                },
                 "instance": {
                     "type": "object",
                     "additionalProperties": false,

@@ -164,6 +164,13 @@ impl Source {
         }
     }
 
+    /// A path that the file names: a relative one is beside the file.
+    pub(crate) fn beside(&self, text: &str) -> PathBuf {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        let path = folder.unwrap_or(Path::new("/")).join(text);
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     /// The error of a place.
     pub(crate) fn fail(&self, span: Range<usize>, why: impl fmt::Display) -> Error {
         Error::invalid(format!("{}: {why}", self.at(span)))

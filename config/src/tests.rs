@@ -3,6 +3,7 @@
 mod dump;
 mod layers;
 mod noise;
+mod policy;
 mod registry;
 
 use std::ffi::OsString;

@@ -28,6 +28,10 @@ helper = "pass"
 token_realms = ["https://auth.example"]
 idle_timeout = 5
 timeout = 0
+[policy]
+"*" = "reject"
+"example.com/a:v1" = { any = ["/k/a \"b\".pub", "rel/c.pub"] }
+"*.example.com" = { all = ["../d.pub"] }
 "#;
 
 #[test]
@@ -39,6 +43,16 @@ fn a_dump_reads_back_as_the_same_configuration() {
         assert_eq!(again.root, config.root);
         assert_eq!(again.driver_path, config.driver_path);
         assert_eq!(again.default, config.default);
+        for (pattern, policy) in &config.policies {
+            let paths = |policy: &crate::Policy| {
+                let keys = policy.rule.keys().iter();
+                keys.map(|key| key.path.clone()).collect::<Vec<_>>()
+            };
+            let other = &again.policies[pattern];
+            assert_eq!(other.rule.name(), policy.rule.name());
+            assert_eq!(paths(other), paths(policy));
+        }
+        assert_eq!(again.policies.len(), config.policies.len());
         assert_eq!(again.instances.len(), config.instances.len());
         assert_eq!(again.to_json()["registry"], config.to_json()["registry"]);
         for (key, instance) in &config.instances {
