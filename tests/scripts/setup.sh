@@ -17,11 +17,15 @@ done
 if command -v busybox >/dev/null 2>&1 && ! dpkg -s busybox-static >/dev/null 2>&1; then
     missing="$missing busybox-static"
 fi
+# What checks our signatures has no program: libraries of the system's Python.
+for package in python3-nacl python3-cryptography; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
+done
 if ! command -v "${CARGO:-cargo}" >/dev/null 2>&1; then
     echo "error: cargo is missing: install Rust by rustup, see https://rustup.rs" >&2
     exit 1
 fi
-[ -n "$missing" ] || { echo "setup: everything is there (runc, crun, busybox-static, gcc, skopeo, umoci, docker-registry, openssl)"; exit 0; }
+[ -n "$missing" ] || { echo "setup: everything is there ($(for pair in $wanted; do printf '%s ' "${pair%%:*}"; done))"; exit 0; }
 
 echo "setup: installing$missing by apt${SUDO:+ (through $SUDO)}"
 export DEBIAN_FRONTEND=noninteractive

@@ -7,6 +7,7 @@ pub mod fixtures;
 pub mod image;
 pub mod kit;
 pub mod made;
+pub mod peer;
 pub mod registry;
 pub mod steps;
 pub mod stores;

@@ -33,7 +33,8 @@ pub fn size(rows: u16, columns: u16) -> Winsize {
 }
 
 impl User {
-    /// Runs a command on a new terminal of 33 lines and 101 columns.
+    /// Runs a command on a new terminal of 33 lines and 101 columns, with no
+    /// password of a key in its environment.
     pub fn runs(kit: &Kit, args: &[&str]) -> User {
         let master =
             rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
@@ -50,6 +51,8 @@ impl User {
         let end = || Stdio::from(OwnedFd::from(slave.try_clone().expect("a terminal")));
         let child = kit
             .command(args)
+            .env_remove("CONTAINERKIT_KEY_PASSWORD")
+            .env_remove("COSIGN_PASSWORD")
             .stdin(end())
             .stdout(end())
             .stderr(end())
@@ -80,8 +83,9 @@ impl User {
         self.master.write_all(text.as_bytes()).expect("a terminal");
     }
 
-    /// Waits until the terminal has shown this, after what was waited for before.
-    pub fn sees(&mut self, text: &str) {
+    /// Waits until the terminal has shown this, after what was waited for
+    /// before, and returns what it has shown since.
+    pub fn sees(&mut self, text: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.seen.contains(text) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -91,7 +95,7 @@ impl User {
             }
         }
         let end = self.seen.find(text).expect("a terminal") + text.len();
-        self.seen.drain(..end);
+        self.seen.drain(..end).collect()
     }
 
     /// The command's exit status; waits for its end.

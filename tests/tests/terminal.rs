@@ -1,4 +1,4 @@
-//! `run -it` on a pseudo-terminal.
+//! `run -it` and a key's password, on a pseudo-terminal.
 
 #![allow(clippy::unwrap_used)]
 
@@ -59,4 +59,46 @@ fn the_users_terminal_is_as_before_and_output_is_whole() {
         "echo and lines are back"
     );
     kit.assert_clean();
+}
+
+#[test]
+fn a_password_is_asked_for_and_not_shown() {
+    let kit = Kit::new();
+    let prefix = kit.path("k");
+    let prefix = prefix.to_str().unwrap();
+    let file = format!("{prefix}.key");
+    let mut user = User::runs(&kit, &["key", "generate", prefix]);
+    let before = rustix::termios::tcgetattr(&user.master).unwrap();
+    user.sees("new password of ");
+    user.types("wr\u{15}pax\u{7f}ss\r");
+    let shown = user.sees("the same again: ");
+    assert!(!shown.contains("wr") && !shown.contains("pa"), "{shown:?}");
+    user.types("pass\r");
+    let shown = user.sees("k.pub");
+    assert!(!shown.contains("pass"), "{shown:?}");
+    assert_eq!(user.status(), Some(0));
+    let after = rustix::termios::tcgetattr(&user.master).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+    let opened = |password: &str| {
+        let output = kit
+            .command(["key", "public", &file])
+            .env("CONTAINERKIT_KEY_PASSWORD", password)
+            .output()
+            .unwrap();
+        output.status.code()
+    };
+    assert_eq!((opened("pass"), opened("pax")), (Some(0), Some(1)));
+
+    let mut user = User::runs(&kit, &["key", "public", &file]);
+    user.sees("password of ");
+    user.types("\u{3}");
+    user.sees("error: ");
+    assert_eq!(user.status(), Some(1));
+    let mut user = User::runs(&kit, &["key", "generate", &format!("{prefix}2")]);
+    user.sees("new password of ");
+    user.types("one\r");
+    user.sees("the same again: ");
+    user.types("two\r");
+    user.sees("differ");
+    assert_eq!(user.status(), Some(1));
 }

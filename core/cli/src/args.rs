@@ -4,6 +4,7 @@ pub(crate) mod container;
 pub(crate) mod options;
 pub(crate) mod pack;
 pub(crate) mod registry;
+pub(crate) mod sign;
 pub(crate) mod store;
 
 use std::path::PathBuf;
@@ -126,6 +127,9 @@ pub(crate) enum Command {
     Content(ContentCommand),
     /// Snapshots
     Snapshot(SnapshotCommand),
+    /// Key pairs for signing images
+    #[command(subcommand)]
+    Key(sign::KeyCommand),
     /// Drivers
     #[command(subcommand)]
     Driver(DriverCommand),

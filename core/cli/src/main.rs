@@ -9,6 +9,7 @@ mod cmd;
 mod keys;
 mod logger;
 mod output;
+mod password;
 mod progress;
 mod terminal;
 mod time;
@@ -92,6 +93,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
         Command::Completion { shell } => cmd::system::completion(shell),
         Command::DriverChild => cmd::driver::child::run(),
         Command::Config(command) => cmd::config::run(&global, command),
+        Command::Key(command) => cmd::key::run(global.format, command),
         command => {
             let app = app::App::open(&global)?;
             match command {
@@ -135,6 +137,7 @@ fn run(cli: args::Cli) -> Result<Outcome> {
                 Command::Version
                 | Command::Completion { .. }
                 | Command::DriverChild
+                | Command::Key(_)
                 | Command::Config(_) => Err(Error::internal("handled above")),
             }
         }

@@ -8,12 +8,12 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result, quote};
@@ -71,6 +71,50 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32, durability: Durability)
         let _ = std::fs::remove_file(&temporary);
     }
     result
+}
+
+/// Makes a file of these bytes, whole or not at all, and durable when this
+/// returns. What is there already stays (`AlreadyExists`).
+pub fn write_new(path: &Path, data: &[u8], mode: u32) -> Result<()> {
+    let (dir, name) = split(path)?;
+    let create = || format!("create {}", path.display());
+    let open = |path: &Path, flags: OFlags| {
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::open(path, flags | OFlags::WRONLY | OFlags::CLOEXEC, mode)
+    };
+    // A file without a name: a killed process leaves nothing of a secret.
+    let (fd, temporary) = match open(&dir, OFlags::TMPFILE) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let temporary = dir.join(unique_name(&format!(".{name}.tmp")));
+            let fd = open(&temporary, OFlags::CREATE | OFlags::EXCL).io_context(create)?;
+            (fd, Some(temporary))
+        }
+        opened => (opened.io_context(create)?, None),
+    };
+    let mut file = File::from(fd);
+    let written = (|| {
+        file.write_all(data)
+            .io_context(|| format!("write {}", path.display()))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+            .io_context(|| format!("chmod {}", path.display()))?;
+        file.sync_all()
+            .io_context(|| format!("fsync {}", path.display()))?;
+        step("file.name");
+        let (from, flags) = match &temporary {
+            Some(temporary) => (temporary.clone(), AtFlags::empty()),
+            None => (
+                format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+                AtFlags::SYMLINK_FOLLOW,
+            ),
+        };
+        rustix::fs::linkat(CWD, &from, CWD, path, flags).io_context(create)?;
+        step("file.named");
+        sync_dir(&dir)
+    })();
+    if let Some(temporary) = temporary {
+        let _ = std::fs::remove_file(temporary);
+    }
+    written
 }
 
 fn split(path: &Path) -> Result<(PathBuf, String)> {
@@ -436,6 +480,25 @@ mod tests {
         assert!(!dir.path().join("tree").exists());
         assert!(keep.join("file").exists());
         remove_tree_path(&dir.path().join("tree")).expect("twice");
+    }
+
+    #[test]
+    fn write_new_is_never_over_what_is_there() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("a");
+        write_new(&path, b"1", 0o640).expect("write");
+        let error = write_new(&path, b"2", 0o600).expect_err("again");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("gone", &link).expect("symlink");
+        let error = write_new(&link, b"2", 0o600).expect_err("over a symlink");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(std::fs::read(&path).expect("read"), b"1");
+        let mode = rustix::fs::stat(&path).expect("stat").st_mode;
+        assert_eq!(mode & 0o7777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 2);
+        let error = write_new(&dir.path().join("no/a"), b"", 0o600).expect_err("no folder");
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) mod export;
 pub(crate) mod foreground;
 pub(crate) mod gc;
 pub(crate) mod image;
+pub(crate) mod key;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod migrate;
