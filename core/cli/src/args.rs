@@ -178,6 +178,11 @@ pub(crate) enum ImageCommand {
         /// OS/ARCH[/VARIANT] to unpack
         #[arg(long, value_name = "PLATFORM")]
         platform: Option<String>,
+        /// Unpack nothing that the policy of its name does not permit
+        #[arg(long)]
+        policy: bool,
+        #[command(flatten)]
+        access: registry::Access,
     },
     /// Make an image of what a container changed, or of a folder
     Pack(Box<pack::PackArgs>),
@@ -191,6 +196,10 @@ pub(crate) enum ImageCommand {
     Push(registry::PushArgs),
     /// Copy an image between registries and layouts, signatures too
     Copy(registry::CopyArgs),
+    /// Sign an image at its registry
+    Sign(sign::SignArgs),
+    /// Verify an image's signatures at its registry
+    Verify(sign::VerifyArgs),
     /// List images
     Ls,
     /// Show images in full

@@ -10,6 +10,7 @@ mod keys;
 mod logger;
 mod output;
 mod password;
+mod policy;
 mod progress;
 mod terminal;
 mod time;

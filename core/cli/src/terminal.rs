@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use containerkit::{Error, IoContext, Result};
+use containerkit::{Error, ErrorKind, IoContext, Result};
 use rustix::event::{PollFd, PollFlags};
-use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
+use rustix::termios::{OptionalActions, Termios, Winsize};
 
 /// A terminal in raw mode until this is dropped.
 pub(crate) struct Raw {
@@ -46,26 +46,60 @@ pub(crate) enum Echo {
 /// Asks the user for a line; `None` where standard input is no terminal.
 pub(crate) fn ask(prompt: &str, echo: Echo) -> Result<Option<String>> {
     let stdin = std::io::stdin();
-    if !rustix::termios::isatty(&stdin) {
+    if echo == Echo::On {
+        if !rustix::termios::isatty(&stdin) {
+            return Ok(None);
+        }
+        let _ = write!(std::io::stderr(), "{prompt}");
+        let mut line = String::new();
+        stdin
+            .read_line(&mut line)
+            .io_context(|| "read from the terminal")?;
+        return Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()));
+    }
+    // Raw, so that Ctrl-C is ours to handle: a process that it ends here would
+    // leave the user a terminal that shows nothing.
+    let Some(raw) = Raw::stdin()? else {
         return Ok(None);
-    }
-    let context = || "set the terminal's mode";
-    let saved = rustix::termios::tcgetattr(&stdin).io_context(context)?;
-    let mut quiet = saved.clone();
-    if echo == Echo::Off {
-        quiet.local_modes -= LocalModes::ECHO;
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &quiet).io_context(context)?;
-    }
-    let restore = Raw { saved };
+    };
     let _ = write!(std::io::stderr(), "{prompt}");
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    drop(restore);
-    if echo == Echo::Off {
-        let _ = writeln!(std::io::stderr());
+    let typed = read_secret();
+    drop(raw);
+    let _ = writeln!(std::io::stderr());
+    typed.map(Some)
+}
+
+/// A line in raw mode, with what a terminal would else do to it.
+fn read_secret() -> Result<String> {
+    const LIMIT: usize = 1024;
+    let cancelled = || Error::new(ErrorKind::Cancelled, "no password was given");
+    // Never grown, so that no copy is left behind.
+    let mut typed = Vec::with_capacity(LIMIT);
+    loop {
+        let mut byte = [0u8];
+        match rustix::io::read(std::io::stdin(), &mut byte) {
+            Ok(0) => return Err(cancelled()),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(Error::io("read from the terminal", errno)),
+        }
+        match byte[0] {
+            b'\r' | b'\n' => break,
+            // Ctrl-C and Ctrl-D.
+            3 | 4 => return Err(cancelled()),
+            // Backspace takes a whole character.
+            8 | 0x7f => while typed.pop().is_some_and(|last: u8| last & 0xc0 == 0x80) {},
+            // Ctrl-U takes all.
+            0x15 => typed.clear(),
+            _ if typed.len() == LIMIT => {
+                return Err(Error::invalid(format!(
+                    "a password has at most {LIMIT} bytes"
+                )));
+            }
+            other => typed.push(other),
+        }
     }
-    read.io_context(|| "read from the terminal")?;
-    Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
+    String::from_utf8(typed).map_err(|_| Error::invalid("the password is not UTF-8"))
 }
 
 /// The size of the user's terminal, when there is one.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::registry::Access;
+
 /// `key`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
@@ -25,9 +27,8 @@ pub(crate) struct SignArgs {
     /// The private key: cosign's PEM, or plain PKCS#8
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
-    /// Speak HTTP in the clear
-    #[arg(long)]
-    pub(crate) plain_http: bool,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Image at its registry
     #[arg(value_name = "REF")]
     pub(crate) image: String,
@@ -43,9 +44,8 @@ pub(crate) struct VerifyArgs {
     /// By the policy of the configuration
     #[arg(long)]
     pub(crate) policy: bool,
-    /// Speak HTTP in the clear
-    #[arg(long)]
-    pub(crate) plain_http: bool,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Image at its registry
     #[arg(value_name = "REF")]
     pub(crate) image: String,

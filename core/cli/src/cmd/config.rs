@@ -7,6 +7,7 @@ use crate::Outcome;
 use crate::app::flags;
 use crate::args::{ConfigCommand, Global};
 use crate::output::{self, Format};
+use crate::policy;
 
 pub(crate) fn run(global: &Global, command: ConfigCommand) -> Result<Outcome> {
     match command {
@@ -27,16 +28,20 @@ pub(crate) fn run(global: &Global, command: ConfigCommand) -> Result<Outcome> {
 /// Every problem is a line; the first is the error, the others its hints.
 fn check(global: &Global) -> Result<Outcome> {
     let config = Config::load(&flags(global)?)?;
-    let problems = containerkit_config::check(&config);
+    let drivers = containerkit_config::check(&config).into_iter();
+    let problems: Vec<Error> = drivers
+        .map(|problem| problem.error)
+        .chain(policy::problems(&config))
+        .collect();
     let Some((first, rest)) = problems.split_first() else {
         output::print_line("the configuration is valid");
         return Ok(Outcome::Success);
     };
     let rest: Vec<String> = rest
         .iter()
-        .map(|problem| format!("also: {}", problem.error))
+        .map(|problem| format!("also: {}", problem))
         .collect();
-    let error = Error::invalid(format!("the configuration is not valid: {}", first.error));
+    let error = Error::invalid(format!("the configuration is not valid: {first}"));
     Err(if rest.is_empty() {
         error
     } else {

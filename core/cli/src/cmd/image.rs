@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::app::{App, existing_dir, platform_choice};
 use crate::args::ImageCommand;
-use crate::cmd::registry;
+use crate::args::registry::Access;
+use crate::cmd::{registry, sign};
 use crate::output::{self, Format, human_size};
+use crate::policy;
 use crate::progress::{Progress, Stderr};
 
 pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
@@ -27,10 +29,18 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
             name,
             no_unpack,
             platform,
-        } => import(app, &path, name.as_deref(), !no_unpack, platform.as_deref()),
+            policy,
+            access,
+        } => {
+            let platform = platform.as_deref();
+            let asked = policy.then_some(&access);
+            import(app, &path, name.as_deref(), !no_unpack, platform, asked)
+        }
         ImageCommand::Pack(args) => crate::cmd::pack::pack(app, *args),
         ImageCommand::Index(args) => crate::cmd::pack::assemble(app, args),
         ImageCommand::Export(args) => crate::cmd::export::export(app, args),
+        ImageCommand::Sign(args) => sign::sign(app, &args),
+        ImageCommand::Verify(args) => sign::verify(app, &args),
         ImageCommand::Pull(args) => registry::pull(app, &args),
         ImageCommand::Push(args) => registry::push(app, &args),
         ImageCommand::Copy(args) => registry::copy(app, &args),
@@ -45,6 +55,7 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Outcome> {
             platform,
         } => {
             let (record, lease) = app.hold(&name)?;
+            policy::permit(app, &record, &Access::default())?;
             let progress = Progress::new(app.format, Stderr::Own)?;
             let (snapshotter, platform) = (snapshotter.as_deref(), platform.as_deref());
             unpack(app, &record, snapshotter, platform, &lease, &progress)?;
@@ -68,6 +79,7 @@ fn import(
     name: Option<&str>,
     unpack_too: bool,
     platform: Option<&str>,
+    policy: Option<&Access>,
 ) -> Result<Outcome> {
     let name: Option<Reference> = name.map(str::parse).transpose()?;
     let choice = platform_choice(platform)?;
@@ -88,6 +100,11 @@ fn import(
     let mut records = Vec::new();
     for (name, target) in named {
         records.push(new_record(name, &target, &store.stamp, now)?);
+    }
+    if let Some(access) = policy {
+        for record in &mut records {
+            record.labels = policy::permit(app, record, access)?;
+        }
     }
     if unpack_too {
         for record in &records {
@@ -395,6 +412,7 @@ fn mount(app: &App, name: &str, dir: &Path, snapshotter: Option<&str>) -> Result
         )));
     }
     let (record, lease) = app.hold(name)?;
+    policy::permit(app, &record, &Access::default())?;
     let progress = Progress::new(app.format, Stderr::Own)?;
     let top = unpack(app, &record, snapshotter, None, &lease, &progress)?;
     progress.cancel.check()?;

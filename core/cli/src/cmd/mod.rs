@@ -28,6 +28,7 @@ pub(crate) mod prune;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod session;
+pub(crate) mod sign;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod stats;

@@ -20,6 +20,7 @@ use crate::cmd::options::{self, Source};
 use crate::cmd::registry::{self, Unpack, Wanted};
 use crate::cmd::start::{self, Attach};
 use crate::output;
+use crate::policy;
 use crate::progress::{Progress, Stderr};
 
 pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
@@ -228,6 +229,7 @@ fn image_source(app: &App, typed: &str, args: &RunArgs) -> Result<(RootSource, L
             found => found?,
         },
     };
+    policy::permit(app, &record, &args.access)?;
     let (store, image) = app.resolve(&record, None)?;
     let snapshotter = app.snapshotter(args.snapshotter.as_deref())?;
     let top = app

@@ -4,7 +4,7 @@ use containerkit::lease::Lease;
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::record::{ImageRecord, Object};
 use containerkit::{ContentStore, Context as _, Digest, Error, Reference, Result, Timestamp};
-use containerkit_distribution::{Platforms, PullOptions, Registry, accept};
+use containerkit_distribution::{Platforms, PullOptions, Registry};
 use serde_json::json;
 
 use crate::Outcome;
@@ -12,6 +12,7 @@ use crate::app::{App, platform_choice};
 use crate::args::registry::PullArgs;
 use crate::cmd::image::new_record;
 use crate::output::{self, Format};
+use crate::policy;
 use crate::progress::{Progress, Stderr};
 
 /// What becomes of a pulled image.
@@ -77,6 +78,10 @@ pub(crate) fn image(
 ) -> Result<ImageRecord> {
     let store = app.content()?;
     let choice = platform_choice(wanted.platform)?;
+    let rule = policy::Wanted::of(&app.config, name)?;
+    let check = |image: &Reference, digest: &Digest| -> Result<()> {
+        rule.permit(registry, image, digest).map(drop)
+    };
     let watch = |event| progress.transfer(event);
     let hold = |blobs: &[Digest]| {
         let blobs: Vec<Object> = blobs.iter().cloned().map(Object::Blob).collect();
@@ -84,7 +89,7 @@ pub(crate) fn image(
     };
     let options = PullOptions {
         platforms: wanted.platforms.clone(),
-        check: &accept,
+        check: &check,
         hold: &hold,
         progress: &watch,
     };
@@ -108,6 +113,7 @@ pub(crate) fn image(
     };
     let pulled = containerkit_distribution::pull(registry, &store.driver, name, &options, unpack);
     let (target, ()) = pulled.context(|| format!("pull {name}"))?;
-    let record = new_record(name.clone(), &target, &store.stamp, Timestamp::now())?;
+    let mut record = new_record(name.clone(), &target, &store.stamp, Timestamp::now())?;
+    record.labels = rule.labels(name, &record.digest);
     app.records()?.put_image(&record)
 }
