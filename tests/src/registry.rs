@@ -162,10 +162,17 @@ impl RegistryServer {
     }
 }
 
-impl Drop for RegistryServer {
-    fn drop(&mut self) {
+impl RegistryServer {
+    /// Ends it, as a crash would.
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for RegistryServer {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
