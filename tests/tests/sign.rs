@@ -442,6 +442,47 @@ fn an_import_asks_when_it_is_told_to_and_run_always() {
     place.run(&["run", "--rm", &place.image, "true"]).ok();
 }
 
+/// A copy in a layout has its signatures with it; no registry is needed.
+#[test]
+fn an_import_is_verified_by_what_came_with_it() {
+    let mut place = Place::new();
+    let image = place.image.clone();
+    let address = place.registry.address.clone();
+    place.sign("ann", &image).ok();
+    let layout = place.file("copy");
+    place.run(&["image", "copy", &image, &layout]).ok();
+    place.registry.kill();
+    place.forget();
+    let import = |more: &[&str]| {
+        let args = [&["image", "import", &layout, "--name", &image], more].concat();
+        place.run(&args)
+    };
+    place.policy(&format!("\"{address}\" = {{ any = [\"bob.pub\"] }}"));
+    import(&["--policy"]).refused(1, &["by other keys"]);
+    place.assert_untouched();
+    place.policy(&format!("\"{address}\" = {{ any = [\"ann.pub\"] }}"));
+    import(&["--policy"]).ok();
+    place.run(&["run", "--rm", &image, "true"]).ok();
+    let images = place.run(&["image", "ls", "--format", "json"]).ok().json();
+    assert_eq!(
+        images.as_array().unwrap().len(),
+        1,
+        "signatures are no images"
+    );
+    // Under another name the signature is somebody else's.
+    place.policy("\"docker.io\" = { any = [\"ann.pub\"] }");
+    let args = ["image", "import", &layout, "--name", "busybox", "--policy"];
+    place
+        .run(&args)
+        .refused(1, &["it is for repository", &address]);
+    // Nothing in the layout says who signed: the registry would.
+    let plain = place.file("busybox-layout");
+    place.policy(&format!("\"{address}\" = {{ any = [\"ann.pub\"] }}"));
+    let other = format!("{address}/team/other");
+    let args = ["image", "import", &plain, "--name", &other, "--policy"];
+    place.run(&args).refused(1, &["cannot verify"]);
+}
+
 #[test]
 fn verify_by_policy_says_which() {
     let mut place = Place::new();

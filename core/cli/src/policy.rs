@@ -11,8 +11,7 @@ use containerkit::{
     Algorithm, Cancel, Context as _, Digest, Error, Labels, Pattern, Reference, Result,
 };
 use containerkit_config::{Config, Policy, PolicyRule};
-use containerkit_distribution::Registry;
-use containerkit_distribution::sign::{self, PublicKey, Rule, Signer};
+use containerkit_distribution::sign::{self, PublicKey, Rule, Signatures, Signer, Stored};
 
 use crate::app::App;
 use crate::args::registry::Access;
@@ -43,11 +42,11 @@ impl Wanted {
     /// Lets an image pass, or refuses it.
     pub(crate) fn permit(
         &self,
-        registry: &Registry,
+        signatures: &dyn Signatures,
         image: &Reference,
         digest: &Digest,
     ) -> Result<Vec<Signer>> {
-        sign::permit(registry, &self.rule, image, digest).map_err(|error| {
+        sign::permit(signatures, &self.rule, image, digest).map_err(|error| {
             let hint = format!(
                 "the policy is that of \"{}\", {}",
                 self.pattern, self.origin
@@ -107,6 +106,24 @@ pub(crate) fn permit(app: &App, record: &ImageRecord, access: &Access) -> Result
         let registry = registry::client(app, access, &[name.domain()], Cancel::default())?;
         wanted.permit(&registry, name, digest)?;
     }
+    Ok(labels)
+}
+
+/// [`permit`] for an image that was imported: by the signatures that came with
+/// it, and where there are none, by those at its registry.
+pub(crate) fn permit_imported(
+    app: &App,
+    record: &ImageRecord,
+    access: &Access,
+    beside: &Stored<'_>,
+) -> Result<Labels> {
+    let (name, digest) = (&record.name, &record.digest);
+    let wanted = Wanted::of(&app.config, name)?;
+    let labels = wanted.labels(name, digest);
+    if labels.is_empty() || sign::gather(beside, name, digest)?.is_empty() {
+        return permit(app, record, access);
+    }
+    wanted.permit(beside, name, digest)?;
     Ok(labels)
 }
 

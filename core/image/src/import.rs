@@ -62,9 +62,20 @@ impl ImportOptions {
     }
 }
 
-/// An imported image.
+/// What an entry of a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// An image.
+    Image,
+    /// What belongs to an image: a signature, an attestation, a list of parts.
+    Attached,
+}
+
+/// An imported image, or what came with one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
+    /// Which of both.
+    pub role: Role,
     /// The name that the archive gives it, as it stands there: untrusted, and
     /// often a tag alone.
     pub name: Option<String>,
@@ -104,13 +115,14 @@ fn run(
             ));
         }
     };
-    if imported.is_empty() {
+    let images = || imported.iter().filter(|one| one.role == Role::Image);
+    if images().next().is_none() {
         return Err(Error::not_found("there is no image in it"));
     }
     if let Some(platform) = &options.platform {
         let mut unfit = None;
         let mut fits = false;
-        for image in &imported {
+        for image in images() {
             if crate::resolve::offers(store, &image.target, platform)? {
                 fits = true;
                 into.check_whole(&image.target, platform)?;

@@ -42,7 +42,7 @@ pub use containerkit::{Cancel, PlatformChoice, platform};
 pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
 pub use export::{ExportFormat, ExportOptions, export};
-pub use import::{ImportOptions, Imported, import};
+pub use import::{ImportOptions, Imported, Role, import};
 pub use limits::Limits;
 pub use pack::{PackOptions, Packed, pack};
 pub use resolve::{Image, Layer, describe, descriptor, is_complete, offers, platforms, resolve};

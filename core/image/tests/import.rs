@@ -11,7 +11,7 @@ use std::process::Command;
 use containerkit::{Algorithm, ErrorKind};
 use containerkit_image::event::ignore;
 use containerkit_image::{
-    ImportOptions, Limits, PlatformChoice, import, is_complete, platforms, resolve,
+    ImportOptions, Limits, PlatformChoice, Role, import, is_complete, platforms, resolve,
 };
 use serde_json::json;
 use support::images::{
@@ -54,6 +54,59 @@ fn a_layout_in_every_wrapping() {
         // Again, on top of itself.
         assert_eq!(run(&store, &path).unwrap(), imported);
     }
+}
+
+/// As a copy of a repository has them: by cosign's tag, and as referrers.
+#[test]
+fn what_belongs_to_an_image_is_told_from_it() {
+    let mut layout = Layout::new();
+    let image = layout.image(host(), &layers());
+    let config = layout.blob(CONFIG, b"{}");
+    let payload = layout.blob(
+        "application/vnd.dev.cosign.simplesigning.v1+json",
+        b"payload",
+    );
+    let mut signature = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [payload],
+    });
+    let tagged = layout.json(MANIFEST, &signature);
+    signature["subject"] = image.clone();
+    let referrer = layout.json(MANIFEST, &signature);
+    let digest = image["digest"].as_str().unwrap();
+    let tag = format!("{}.sig", digest.replace(':', "-"));
+    layout.index(&[named(tagged.clone(), &tag), referrer.clone(), image.clone()]);
+    let tmp = tempfile::tempdir().unwrap();
+    let store = Memory::default();
+    let imported = run(&store, &layout.write(tmp.path())).unwrap();
+    let found: Vec<_> = imported
+        .iter()
+        .map(|one| {
+            (
+                one.role,
+                one.name.as_deref(),
+                one.target.digest().to_string(),
+            )
+        })
+        .collect();
+    let text = |value: &serde_json::Value| value["digest"].as_str().unwrap().to_string();
+    assert_eq!(
+        found,
+        [
+            (Role::Attached, Some(tag.as_str()), text(&tagged)),
+            (Role::Attached, None, text(&referrer)),
+            (Role::Image, None, text(&image)),
+        ]
+    );
+    let stored = store.data(&Algorithm::Sha256.digest(b"payload"));
+    assert_eq!(stored.as_slice(), b"payload");
+    // Alone it is what there is to import.
+    layout.index(&[referrer]);
+    let tmp = tempfile::tempdir().unwrap();
+    let mut options = ImportOptions::new(tmp.path());
+    options.platform = None;
+    let source = layout.write(&tmp.path().join("layout"));
+    let imported = import(&store, &source, &options, &ignore).unwrap();
+    assert_eq!((imported.len(), imported[0].role), (1, Role::Image));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use containerkit::{
     ContentStore, Context, Error, ErrorKind, Labels, Mount, Reference, Result, SnapshotKey,
     Timestamp, mounter,
 };
-use containerkit_image::{ImportOptions, Imported, descriptor};
+use containerkit_distribution::sign::Stored;
+use containerkit_image::{ImportOptions, Imported, Role, descriptor};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -95,15 +96,25 @@ fn import(
     let lease = app.lease(&[])?;
     let leased = lease.content(&*store.driver);
     let imported = containerkit_image::import(&leased, path, &options, &watch)?;
-    let named = names(path, imported, name)?;
+    let (images, attached): (Vec<Imported>, Vec<Imported>) = imported
+        .into_iter()
+        .partition(|one| one.role == Role::Image);
+    let named = names(path, images, name)?;
     let now = Timestamp::now();
     let mut records = Vec::new();
     for (name, target) in named {
         records.push(new_record(name, &target, &store.stamp, now)?);
     }
     if let Some(access) = policy {
+        let beside = Stored {
+            store: &*store.driver,
+            manifests: attached
+                .into_iter()
+                .map(|one| (one.name, one.target))
+                .collect(),
+        };
         for record in &mut records {
-            record.labels = policy::permit(app, record, access)?;
+            record.labels = policy::permit_imported(app, record, access, &beside)?;
         }
     }
     if unpack_too {

@@ -8,7 +8,7 @@ use super::gather::gather;
 use super::key::PublicKey;
 use super::manifest::Envelope;
 use super::payload::Payload;
-use super::repository::Repository;
+use super::repository::Signatures;
 
 /// What is asked of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Signer {
 /// with what its registry has of signatures. Asks the registry only for rules
 /// that are about keys. The signers that the rule names are returned.
 pub fn permit(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     rule: &Rule,
     image: &Reference,
     digest: &Digest,

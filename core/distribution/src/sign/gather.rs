@@ -6,7 +6,7 @@ use containerkit::{Context as _, Digest, Error, ErrorKind, Reference, Result};
 use p256::ecdsa::Signature;
 
 use super::manifest::{self, ARTIFACT_TYPE, Envelope};
-use super::repository::Repository;
+use super::repository::Signatures;
 use crate::Manifest;
 
 /// How many signatures an image may have, in each of the places.
@@ -19,7 +19,7 @@ pub(super) fn too_much(message: String) -> Error {
 /// All signatures that the registry has for a digest in the repository of
 /// `image`, each once. Whatever is malformed, or too much, is an error.
 pub fn gather(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     image: &Reference,
     digest: &Digest,
 ) -> Result<Vec<Envelope>> {
@@ -50,7 +50,7 @@ fn check_count(count: usize, digest: &Digest) -> Result<()> {
 
 /// The manifest that cosign's tag names.
 pub(super) fn tagged(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     image: &Reference,
     digest: &Digest,
 ) -> Result<Option<Manifest>> {
@@ -61,7 +61,7 @@ pub(super) fn tagged(
 }
 
 fn of_referrer(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     image: &Reference,
     digest: &Digest,
     referrer: &Descriptor,
@@ -92,7 +92,7 @@ fn check_digest(data: &[u8], want: &Digest) -> Result<()> {
 }
 
 fn add(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     image: &Reference,
     manifest: &Manifest,
     found: &mut Vec<Envelope>,
@@ -116,7 +116,7 @@ fn add(
 
 /// Signatures of one payload share its blob: it is fetched once.
 fn envelope(
-    registry: &dyn Repository,
+    registry: &dyn Signatures,
     image: &Reference,
     layer: &Descriptor,
     signature: Signature,

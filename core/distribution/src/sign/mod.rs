@@ -35,8 +35,9 @@
 //! any or all must have signed. Which rule is meant is the configuration's
 //! matter ([`containerkit::Pattern`]).
 //!
-//! The registry is reached through [`Repository`], so that all of this is tested
-//! without one.
+//! The registry is reached through [`Signatures`] and [`Repository`], so that
+//! all of this is tested without one, and what came with an import
+//! ([`Stored`]) is read in the same way.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -44,7 +45,7 @@
 //! | `sealed` | cosign's encryption of a private key by a password |
 //! | `payload` | what is signed |
 //! | `manifest` | signatures as layers of a manifest |
-//! | `repository` | what is asked of a registry |
+//! | `repository`, `stored` | what is asked of a registry; the same of a content store |
 //! | `gather`, `attach` | reading the signatures of an image; adding one |
 //! | `decide` | whether they suffice |
 
@@ -56,6 +57,7 @@ mod manifest;
 mod payload;
 mod repository;
 mod sealed;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -65,4 +67,5 @@ pub use gather::{MOST, gather};
 pub use key::{Password, PrivateKey, PublicKey};
 pub use manifest::{ARTIFACT_TYPE, Envelope, SIGNATURE, SIMPLE_SIGNING, TAG_SUFFIX};
 pub use payload::Payload;
-pub use repository::Repository;
+pub use repository::{Repository, Signatures};
+pub use stored::Stored;

@@ -5,16 +5,13 @@ use containerkit::{Digest, ErrorKind, Reference, Result};
 
 use crate::{Manifest, Registry};
 
-/// The operations of a registry that signing uses. Only the repository of
-/// `image` counts where a digest is given besides.
+/// Where the signatures of an image are read. Only the repository of `image`
+/// counts where a digest is given besides.
 ///
 /// What an implementation returns has its digest; that it is no larger than a
 /// manifest may be, and a blob no larger than its descriptor says, is the
 /// implementation's duty.
-pub trait Repository {
-    /// What an image points at now.
-    fn resolve(&self, image: &Reference) -> Result<Descriptor>;
-
+pub trait Signatures {
     /// The manifest that `image` names by tag or digest; `None` when there is
     /// none. That the registry does not answer is an error.
     fn manifest(&self, image: &Reference) -> Result<Option<Manifest>>;
@@ -30,6 +27,12 @@ pub trait Repository {
         digest: &Digest,
         artifact_type: &str,
     ) -> Result<Vec<Descriptor>>;
+}
+
+/// Where an image is signed.
+pub trait Repository: Signatures {
+    /// What an image points at now.
+    fn resolve(&self, image: &Reference) -> Result<Descriptor>;
 
     /// Stores a blob; one that is there is success.
     fn put_blob(&self, image: &Reference, media_type: &str, data: &[u8]) -> Result<()>;
@@ -39,11 +42,7 @@ pub trait Repository {
     fn put_manifest(&self, image: &Reference, manifest: &Manifest) -> Result<()>;
 }
 
-impl Repository for Registry {
-    fn resolve(&self, image: &Reference) -> Result<Descriptor> {
-        self.resolve(image)
-    }
-
+impl Signatures for Registry {
     fn manifest(&self, image: &Reference) -> Result<Option<Manifest>> {
         match self.manifest(image) {
             Ok(manifest) => Ok(Some(manifest)),
@@ -63,6 +62,12 @@ impl Repository for Registry {
         artifact_type: &str,
     ) -> Result<Vec<Descriptor>> {
         self.referrers(image, digest, Some(artifact_type))
+    }
+}
+
+impl Repository for Registry {
+    fn resolve(&self, image: &Reference) -> Result<Descriptor> {
+        self.resolve(image)
     }
 
     fn put_blob(&self, image: &Reference, media_type: &str, data: &[u8]) -> Result<()> {

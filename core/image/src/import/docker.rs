@@ -9,7 +9,7 @@ use containerkit::{Algorithm, Context as _, Digest, Error, IoContext, Result, qu
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
-use super::{Imported, Target};
+use super::{Imported, Role, Target};
 use crate::document::{self, json_error};
 use crate::layer::compression::Compression;
 
@@ -44,12 +44,14 @@ pub(super) fn import(source: &dyn Source, into: &Target) -> Result<Vec<Imported>
         let tags = image.tags.as_deref().unwrap_or_default();
         if tags.is_empty() {
             imported.push(Imported {
+                role: Role::Image,
                 name: None,
                 target: target.clone(),
             });
         }
         for tag in tags {
             imported.push(Imported {
+                role: Role::Image,
                 name: Some(tag.clone()),
                 target: target.clone(),
             });

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::source::Source;
-use super::{Imported, Target};
+use super::{Imported, Role, Target};
 use crate::document::{self, Document, digest_of};
 use crate::event::Event;
 use crate::limits::exhausted;
@@ -58,9 +58,27 @@ pub(super) fn import(source: &dyn Source, marker: &[u8], into: &Target) -> Resul
     };
     let mut imported = Vec::new();
     for (name, group) in groups(&index) {
+        let (attached, group): (Vec<usize>, Vec<usize>) = match is_of_cosign(name.as_deref()) {
+            true => (group, Vec::new()),
+            false => walk.attached(&index, group)?,
+        };
+        for place in attached {
+            let target = &index.manifests()[place];
+            if walk.document(target, DEPTH)? {
+                imported.push(Imported {
+                    role: Role::Attached,
+                    name: name.clone(),
+                    target: target.clone(),
+                });
+            }
+        }
         if is_one_image(&index, &group) {
             let target = walk.group(&data, &index, &group)?;
-            imported.push(Imported { name, target });
+            imported.push(Imported {
+                role: Role::Image,
+                name,
+                target,
+            });
             continue;
         }
         for place in group {
@@ -69,12 +87,21 @@ pub(super) fn import(source: &dyn Source, marker: &[u8], into: &Target) -> Resul
                 return Err(missing(target));
             }
             imported.push(Imported {
+                role: Role::Image,
                 name: name.clone(),
                 target: target.clone(),
             });
         }
     }
+    // What belongs to something that is not here is an image of its own.
+    if imported.iter().all(|one| one.role == Role::Attached) {
+        imported.iter_mut().for_each(|one| one.role = Role::Image);
+    }
     Ok(imported)
+}
+
+fn too_many() -> Error {
+    exhausted(format!("there are more than {DOCUMENTS} manifests"))
 }
 
 fn missing(descriptor: &Descriptor) -> Error {
@@ -119,6 +146,14 @@ fn is_one_image(index: &ImageIndex, group: &[usize]) -> bool {
                 || platforms.insert((offered.to_string(), platform.os_version()))
         })
         && !platforms.is_empty()
+}
+
+/// Whether a name is one of the tags `sha256-HEX.SUFFIX` under which cosign
+/// keeps what belongs to an image, or the list of its referrers, `sha256-HEX`.
+fn is_of_cosign(name: Option<&str>) -> bool {
+    let tag = name.and_then(|name| name.strip_prefix("sha256-"));
+    let hex = tag.map(|tag| tag.split_once('.').map_or(tag, |(hex, _)| hex));
+    hex.is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
 }
 
 fn name_of(descriptor: &Descriptor) -> Option<String> {
@@ -181,13 +216,36 @@ impl Walk<'_> {
         .map_err(document::json_error)
     }
 
+    /// Tells what says that it belongs to another manifest from the rest.
+    fn attached(&self, index: &ImageIndex, group: Vec<usize>) -> Result<(Vec<usize>, Vec<usize>)> {
+        if group.len() > DOCUMENTS as usize {
+            return Err(too_many());
+        }
+        let mut attached = Vec::new();
+        let mut rest = Vec::new();
+        for place in group {
+            let descriptor = &index.manifests()[place];
+            let data = self.read(descriptor, &digest_of(descriptor)?)?;
+            let subject = data.map(|data| {
+                let parsed = document::parse(&data, descriptor.media_type().as_ref())
+                    .context(|| format!("manifest {}", descriptor.digest()))?;
+                Ok::<_, Error>(match parsed {
+                    Document::Manifest(manifest) => manifest.subject().is_some(),
+                    Document::Index(index) => index.subject().is_some(),
+                })
+            });
+            match subject.transpose()? {
+                Some(true) => attached.push(place),
+                _ => rest.push(place),
+            }
+        }
+        Ok((attached, rest))
+    }
+
     /// Stores an index or a manifest after all that it refers to; `false`
     /// when the source has it not.
     fn document(&mut self, descriptor: &Descriptor, depth: u32) -> Result<bool> {
-        self.left = self
-            .left
-            .checked_sub(1)
-            .ok_or_else(|| exhausted(format!("there are more than {DOCUMENTS} manifests")))?;
+        self.left = self.left.checked_sub(1).ok_or_else(too_many)?;
         let digest = digest_of(descriptor)?;
         let Some(data) = self.read(descriptor, &digest)? else {
             return Ok(false);

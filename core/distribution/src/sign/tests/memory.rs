@@ -7,7 +7,7 @@ use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Algorithm, Digest, Error, ErrorKind, Reference, Result};
 use serde_json::{Value, json};
 
-use crate::sign::{ARTIFACT_TYPE, Repository, SIGNATURE, SIMPLE_SIGNING};
+use crate::sign::{ARTIFACT_TYPE, Repository, SIGNATURE, SIMPLE_SIGNING, Signatures};
 use crate::{Manifest, describe};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -156,16 +156,7 @@ impl Memory {
     }
 }
 
-impl Repository for Memory {
-    fn resolve(&self, image: &Reference) -> Result<Descriptor> {
-        self.up()?;
-        self.manifests
-            .borrow()
-            .get(&key(image))
-            .map(|found| found.descriptor.clone())
-            .ok_or_else(|| Error::not_found(format!("{image} is not there")))
-    }
-
+impl Signatures for Memory {
     fn manifest(&self, image: &Reference) -> Result<Option<Manifest>> {
         self.up()?;
         Ok(self.manifests.borrow().get(&key(image)).cloned())
@@ -190,6 +181,17 @@ impl Repository for Memory {
         assert_eq!(artifact_type, ARTIFACT_TYPE);
         let all = self.referrers.borrow();
         Ok(all.get(&digest.to_string()).cloned().unwrap_or_default())
+    }
+}
+
+impl Repository for Memory {
+    fn resolve(&self, image: &Reference) -> Result<Descriptor> {
+        self.up()?;
+        self.manifests
+            .borrow()
+            .get(&key(image))
+            .map(|found| found.descriptor.clone())
+            .ok_or_else(|| Error::not_found(format!("{image} is not there")))
     }
 
     fn put_blob(&self, _image: &Reference, _media_type: &str, data: &[u8]) -> Result<()> {
