@@ -8,6 +8,7 @@ use std::path::Path;
 
 use containerkit_tests::kit::{Kit, Ran};
 use containerkit_tests::peer::{openssl, python};
+use containerkit_tests::steps::{Steps, tree};
 
 fn generate(kit: &Kit, prefix: &Path, password: &str) -> Ran {
     let output = kit
@@ -49,6 +50,52 @@ fn a_pair_is_made_and_never_over_another() {
         1,
         "nothing else is left, and a key needs neither root nor state"
     );
+}
+
+#[test]
+fn a_pair_that_is_killed_is_whole_or_not_there() {
+    let kit = Kit::new();
+    let folder = kit.path("keys");
+    std::fs::create_dir(&folder).unwrap();
+    let steps = Steps::new(kit.path("steps"));
+    let command = |kit: &Kit, prefix: &str| {
+        let prefix = folder.join(prefix);
+        let mut command = kit.command(["key", "generate", prefix.to_str().unwrap()]);
+        command.env("CONTAINERKIT_KEY_PASSWORD", "pass");
+        command
+    };
+    let (ran, reached) = steps.count(&mut command(&kit, "whole"));
+    ran.ok();
+    for place in 1..=reached.len() {
+        let prefix = format!("k{place}");
+        let killed = steps.kill(&mut command(&kit, &prefix), place);
+        assert_eq!(killed.status, 137, "{killed:?}");
+        let (private, public) = (
+            folder.join(format!("{prefix}.key")),
+            folder.join(format!("{prefix}.pub")),
+        );
+        if !private.exists() {
+            assert!(!public.exists());
+            generate(&kit, &folder.join(&prefix), "pass").ok();
+        } else {
+            // The half that is missing can be had from the one that is there.
+            let printed = kit
+                .command(["key", "public", private.to_str().unwrap()])
+                .env("CONTAINERKIT_KEY_PASSWORD", "pass")
+                .output()
+                .unwrap();
+            let printed = Ran::new(&printed).ok();
+            assert_eq!(mode(&private), 0o600);
+            if public.exists() {
+                assert_eq!(std::fs::read_to_string(&public).unwrap(), printed.stdout);
+            }
+        }
+    }
+    let others: Vec<String> = tree(&folder)
+        .into_iter()
+        .filter(|file| !file.contains(".key ") && !file.contains(".pub "))
+        .collect();
+    assert!(others.is_empty(), "left behind: {others:?}");
 }
 
 #[test]

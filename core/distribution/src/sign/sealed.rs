@@ -143,11 +143,11 @@ pub(super) fn seal(secret: &[u8], password: &[u8]) -> Result<Vec<u8>> {
         kdf: Kdf {
             name: KDF.into(),
             params,
-            salt: BASE64.encode(&salt),
+            salt: BASE64.encode(salt),
         },
         cipher: Cipher {
             name: CIPHER.into(),
-            nonce: BASE64.encode(&nonce),
+            nonce: BASE64.encode(nonce),
         },
         ciphertext: BASE64.encode(&ciphertext),
     };
