@@ -6,6 +6,7 @@ use containerkit_tests::image::{Layer, TestImage, busybox};
 use containerkit_tests::kit::{Kit, Ran};
 use containerkit_tests::peer::{openssl, python};
 use containerkit_tests::registry::RegistryServer;
+use containerkit_tests::steps::Steps;
 use serde_json::{Value, json};
 
 /// A kit, a registry with an image that nobody has signed, and two key pairs.
@@ -46,8 +47,9 @@ impl Place {
             lines => format!("[policy]\n{lines}\n"),
         };
         let address = &self.registry.address;
-        self.kit
-            .configure(&format!("[registry.\"{address}\"]\nplain_http = true\n{policy}"));
+        self.kit.configure(&format!(
+            "[registry.\"{address}\"]\nplain_http = true\n{policy}"
+        ));
     }
 
     fn run(&self, args: &[&str]) -> Ran {
@@ -107,6 +109,77 @@ impl Place {
         assert_eq!(list(&["image", "ls", "--format", "json"]), json!([]));
         assert_eq!(list(&["snapshot", "ls", "--format", "json"]), json!([]));
         assert_eq!(list(&["ps", "--all", "--format", "json"]), json!([]));
+    }
+}
+
+#[test]
+fn signing_that_is_killed_is_finished_by_the_next() {
+    let place = Place::new();
+    let steps = Steps::new(place.kit.path("steps"));
+    let sign = |key: &str, image: &str| {
+        let key = place.file(&format!("{key}.key"));
+        let mut command = place.kit.command(["image", "sign", "--key", &key, image]);
+        command.env("CONTAINERKIT_KEY_PASSWORD", "pass");
+        command
+    };
+    for (number, step) in ["sign.payload", "sign.referrer", "sign.tagged"]
+        .iter()
+        .enumerate()
+    {
+        let image = place.registry.name(&format!("team/app{number}:v1"));
+        place.run(&["image", "push", "busybox", &image]).ok();
+        place.sign("bob", &image).ok();
+        let killed = steps.kill(&mut sign("ann", &image), step);
+        assert_eq!(killed.status, 137, "{killed:?}");
+        // What another signed stays, and ours is there or not.
+        place.verify("bob", &image).ok();
+        let ran = place.verify("ann", &image);
+        match *step {
+            "sign.payload" => drop(ran.refused(1, &["by other keys"])),
+            _ => drop(ran.ok()),
+        }
+        place.sign("ann", &image).ok();
+        let layout = place.file(&format!("layout{number}"));
+        place.run(&["image", "copy", &image, &layout]).ok();
+        let count = std::fs::read_to_string(format!("{layout}/index.json"))
+            .unwrap()
+            .matches("\"digest\"")
+            .count();
+        assert_eq!(count, 4, "the image, the tag and two referrers");
+        place.verify("ann", &image).ok();
+        place.verify("bob", &image).ok();
+    }
+}
+
+/// A mirror that is old, or somebody else's, says neither what is signed nor
+/// what has been signed before.
+#[test]
+fn signing_asks_the_registry_itself() {
+    let place = Place::new();
+    let image = &place.image;
+    let mirror = RegistryServer::default();
+    place.sign("ann", image).ok();
+    let digest = |ran: Ran| ran.ok().json()["digest"].clone();
+    let verify = |key: &str| {
+        let key = place.file(&format!("{key}.pub"));
+        place.run(&["image", "verify", "--key", &key, image, "--format", "json"])
+    };
+    let before = digest(verify("ann"));
+    let configured = format!("[registry.\"{}\"]\nplain_http = true\n", mirror.address);
+    place.kit.configure(&configured);
+    place.push_other(&mirror.name("team/app:v1"));
+    let address = &place.registry.address;
+    place.kit.configure(&format!(
+        "[registry.\"{address}\"]\nplain_http = true\nmirrors = [\"http://{}\"]\n",
+        mirror.address
+    ));
+    let explained = place.run(&["registry", "explain", image]).ok();
+    assert!(explained.stdout.contains(&mirror.address), "{explained:?}");
+    let key = place.file("bob.key");
+    let signed = place.run(&["image", "sign", "--key", &key, image, "--format", "json"]);
+    assert_eq!(digest(signed), before);
+    for key in ["ann", "bob"] {
+        assert_eq!(digest(verify(key)), before);
     }
 }
 

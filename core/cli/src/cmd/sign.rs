@@ -2,11 +2,14 @@
 
 use containerkit::document::digest_of;
 use containerkit::{Cancel, Reference, Result, quote};
-use containerkit_distribution::sign::{self, PrivateKey, PublicKey, Rule, Signer};
+use containerkit_distribution::sign::{
+    self, Home, PrivateKey, PublicKey, Repository as _, Rule, Signer,
+};
 use serde_json::json;
 
 use crate::Outcome;
 use crate::app::App;
+use crate::args::registry::Access;
 use crate::args::sign::{SignArgs, VerifyArgs};
 use crate::cmd::registry;
 use crate::output::{self, Format};
@@ -18,7 +21,7 @@ pub(crate) fn sign(app: &App, args: &SignArgs) -> Result<Outcome> {
     let shown = quote(&args.key.to_string_lossy());
     let key = PrivateKey::read(&args.key, || password::existing(&format!("key {shown}")))?;
     let id = key.public()?.id().clone();
-    let registry = registry::client(app, &args.access, &[image.domain()], Cancel::default())?;
+    let registry = home(app, &image, &args.access)?;
     let signed = sign::sign(&registry, &image, &key)?;
     match app.format {
         Format::Json => output::print_json(&json!({
@@ -40,7 +43,7 @@ pub(crate) fn sign(app: &App, args: &SignArgs) -> Result<Outcome> {
 
 pub(crate) fn verify(app: &App, args: &VerifyArgs) -> Result<Outcome> {
     let image: Reference = args.image.parse()?;
-    let registry = registry::client(app, &args.access, &[image.domain()], Cancel::default())?;
+    let registry = home(app, &image, &args.access)?;
     let (digest, signers, pattern) = match &args.key {
         Some(file) => {
             let rule = Rule::Any(vec![PublicKey::read(file)?]);
@@ -74,6 +77,11 @@ pub(crate) fn verify(app: &App, args: &VerifyArgs) -> Result<Outcome> {
         output::print_line(&format!("signed by key {key}"));
     }
     Ok(Outcome::Success)
+}
+
+fn home(app: &App, image: &Reference, access: &Access) -> Result<Home> {
+    let client = registry::client(app, access, &[image.domain()], Cancel::default())?;
+    Ok(Home::of(&client))
 }
 
 fn signer(signer: &Signer) -> serde_json::Value {

@@ -2,7 +2,7 @@
 
 use containerkit::document::digest_of;
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::{Digest, Error, Reference, Result};
+use containerkit::{Digest, Error, Reference, Result, step};
 
 use super::gather::tagged;
 use super::key::PrivateKey;
@@ -40,9 +40,11 @@ pub fn sign(registry: &dyn Repository, image: &Reference, key: &PrivateKey) -> R
         payload,
     };
     registry.put_blob(image, SIMPLE_SIGNING, &envelope.payload)?;
+    step("sign.payload");
     // First as a referrer, which is whole or not there; the tag, which several
     // signers write, follows.
     let signature = put_referrer(registry, image, &subject, &envelope)?;
+    step("sign.referrer");
     let tag = manifest::tag(&digest);
     if let Some(tag) = &tag {
         put_tagged(registry, &image.with_tag(tag)?, &digest, &envelope)?;
@@ -83,6 +85,7 @@ fn put_tagged(
         };
         registry.put_blob(tag, CONFIG, &config)?;
         registry.put_manifest(tag, &manifest)?;
+        step("sign.tagged");
     }
     Err(Error::conflict(format!(
         "{tag}: other signers write it again and again; the signature is stored as a referrer only"

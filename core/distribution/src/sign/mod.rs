@@ -37,7 +37,9 @@
 //!
 //! The registry is reached through [`Signatures`] and [`Repository`], so that
 //! all of this is tested without one, and what came with an import
-//! ([`Stored`]) is read in the same way.
+//! ([`Stored`]) is read in the same way. Signing asks a registry itself
+//! ([`Home`]); a policy takes signatures from a mirror as well, which could
+//! only keep some back.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -67,5 +69,5 @@ pub use gather::{MOST, gather};
 pub use key::{Password, PrivateKey, PublicKey};
 pub use manifest::{ARTIFACT_TYPE, Envelope, SIGNATURE, SIMPLE_SIGNING, TAG_SUFFIX};
 pub use payload::Payload;
-pub use repository::{Repository, Signatures};
+pub use repository::{Home, Repository, Signatures};
 pub use stored::Stored;

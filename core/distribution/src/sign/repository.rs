@@ -65,18 +65,52 @@ impl Signatures for Registry {
     }
 }
 
-impl Repository for Registry {
+/// A registry itself, without its mirrors: what is signed, and what is there
+/// already, is not for a copy to say, which may be old or somebody else's.
+pub struct Home(Registry);
+
+impl Home {
+    /// With the settings of `registry`, but for the mirrors.
+    pub fn of(registry: &Registry) -> Home {
+        let mut settings = registry.settings().clone();
+        let registries = settings.registries.values_mut();
+        registries.for_each(|registry| registry.mirrors.clear());
+        Home(Registry::new(settings))
+    }
+}
+
+impl Signatures for Home {
+    fn manifest(&self, image: &Reference) -> Result<Option<Manifest>> {
+        Signatures::manifest(&self.0, image)
+    }
+
+    fn blob(&self, image: &Reference, blob: &Descriptor) -> Result<Vec<u8>> {
+        self.0.blob(image, blob)
+    }
+
+    fn referrers(
+        &self,
+        image: &Reference,
+        digest: &Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Descriptor>> {
+        Signatures::referrers(&self.0, image, digest, artifact_type)
+    }
+}
+
+impl Repository for Home {
     fn resolve(&self, image: &Reference) -> Result<Descriptor> {
-        self.resolve(image)
+        self.0.resolve(image)
     }
 
     fn put_blob(&self, image: &Reference, media_type: &str, data: &[u8]) -> Result<()> {
-        self.put_blob(image, media_type, data).map(drop)
+        self.0.put_blob(image, media_type, data).map(drop)
     }
 
     fn put_manifest(&self, image: &Reference, manifest: &Manifest) -> Result<()> {
         let media_type = manifest.descriptor.media_type().as_ref();
-        self.put_manifest(image, media_type, &manifest.data)
+        self.0
+            .put_manifest(image, media_type, &manifest.data)
             .map(drop)
     }
 }
