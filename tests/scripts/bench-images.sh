@@ -101,7 +101,7 @@ for kind in gzip zstd; do
     layout=$images/app-$kind
     [ -d "$layout" ] || continue
     mkdir -p "$work/layouts"
-    cp -r "$layout" "$work/layouts/app-$kind"
+    cp -rL "$layout" "$work/layouts/app-$kind"
     layout=$work/layouts/app-$kind
     tar -C "$layout" -cf "$layout.tar" .
     echo "import and unpack, $kind, $(du -sm "$layout" | cut -f1) MB compressed, median of $rounds:"
