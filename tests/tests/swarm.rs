@@ -35,7 +35,7 @@ fn two_hundred_containers_live_and_die_together() {
     let kit = Kit::with_busybox();
     each(|number| {
         let name = format!("c{number}");
-        let flags = ["run", "-d", "--name", &name, "--pids-limit", "5"];
+        let flags = ["run", "-d", "--name", &name, "--pids-limit", "100"];
         kit.run([&flags[..], &["busybox", "sleep", "1000"]].concat())
             .ok();
     });
