@@ -1,8 +1,15 @@
 #!/bin/sh
-# `run --rm` of `true` against the bare runtime on the same bundle, in one run:
-# medians and the ratio. Prints figures and judges nothing.
+# `run --rm` of `true` against the bare runtimes on the same bundle, `exec`, a
+# shim's memory, and `ps` of many containers, in one run: medians and ratios.
+# Prints figures and judges nothing.
 set -eu
 : "${SUDO=}"
+# crun refuses cgroup 1 controllers with an empty cgroup 2 mount beside them:
+# everything is measured in a mount namespace without that mount.
+if [ -e /sys/fs/cgroup/unified/cgroup.controllers ] && [ -z "${BENCH_APART-}" ]; then
+    BENCH_APART=yes exec $SUDO unshare -m --propagation private sh -c \
+        'umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified && SUDO= exec "$@"' sh "$0" "$@"
+fi
 stage=$(cd "${1:?give the stage}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$stage/bin/containerkit
@@ -32,16 +39,19 @@ ms() {
     echo $((($(date +%s%N) - start) / 10000))
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { printf "%.2f", v[int((NR + 1) / 2)] / 100 }'; }
-: >"$work/bare" && : >"$work/kit"
-i=0
-while [ $i -lt "$rounds" ]; do
-    ms $SUDO runc --root "$work/runc" run --bundle "$work/bundle" "bench-$i" >>"$work/bare"
-    ms kit run --rm busybox true >>"$work/kit"
-    i=$((i + 1))
+for runtime in runc crun; do
+    command -v "$runtime" >/dev/null 2>&1 || { echo "run --rm true: $runtime is not installed"; continue; }
+    : >"$work/bare" && : >"$work/kit"
+    i=0
+    while [ $i -lt "$rounds" ]; do
+        ms $SUDO "$runtime" --root "$work/$runtime" run --bundle "$work/bundle" "bench-$i" >>"$work/bare"
+        ms kit run --rm --runtime "$runtime" busybox true >>"$work/kit"
+        i=$((i + 1))
+    done
+    bare=$(median <"$work/bare")
+    ours=$(median <"$work/kit")
+    echo "run --rm true, median of $rounds: $runtime alone $bare ms, containerkit $ours ms, ratio $(awk "BEGIN { printf \"%.2f\", $ours / $bare }")"
 done
-bare=$(median <"$work/bare")
-ours=$(median <"$work/kit")
-echo "run --rm true, median of $rounds: runc alone $bare ms, containerkit $ours ms, ratio $(awk "BEGIN { printf \"%.2f\", $ours / $bare }")"
 
 # A container in the background: what its shim costs, and a further process.
 # There are two, so that what both only read is no private memory of either.
@@ -63,3 +73,19 @@ supervisor=$(parent "$init")
 guard=$(parent "$supervisor")
 $SUDO cat "/proc/$supervisor/smaps_rollup" "/proc/$guard/smaps_rollup" |
     awk '/^Private_/ { private += $2 } /^Pss:/ { pss += $2 } END { printf "shim and guard of one container: %d KiB private, %d KiB in proportion\n", private, pss }'
+
+# What a list costs, and what a run costs beside many containers.
+many=${MANY:-1000}
+i=0
+while [ $i -lt "$many" ]; do
+    kit create busybox true >/dev/null
+    i=$((i + 1))
+done
+: >"$work/ps" && : >"$work/beside"
+i=0
+while [ $i -lt "$rounds" ]; do
+    ms kit ps --all >>"$work/ps"
+    ms kit run --rm busybox true >>"$work/beside"
+    i=$((i + 1))
+done
+echo "ps --all of $many containers, median of $rounds: $(median <"$work/ps") ms; run --rm true beside them: $(median <"$work/beside") ms"
