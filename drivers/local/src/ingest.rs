@@ -18,7 +18,7 @@ use crate::layout::{Layout, ingest_folder};
 
 /// A process that was just forked holds a copy of its parent's lock until it
 /// executes, and is no writer.
-const PATIENCE: Duration = Duration::from_millis(25);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long listings, each of which holds a lock for an instant, may together
 /// keep a writer out.
