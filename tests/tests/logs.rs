@@ -102,6 +102,25 @@ fn a_follower_misses_nothing_while_files_rotate_and_ends_with_the_container() {
 }
 
 #[test]
+fn one_that_writes_without_end_is_read_up_to_now() {
+    let kit = Kit::with_busybox();
+    let limits = ["--log-opt", "max-size=64k", "--log-opt", "max-file=2"];
+    kit.detached(&[&limits[..], &["--name", "c", "busybox", "yes"]].concat());
+    until("it has written", || {
+        !kit.run(["logs", "--tail", "3", "c"])
+            .ok()
+            .stdout
+            .is_empty()
+    });
+    assert_eq!(
+        kit.run(["logs", "--tail", "3", "c"]).ok().stdout,
+        "y\ny\ny\n"
+    );
+    kit.run(["logs", "c"]).ok();
+    finish(&kit);
+}
+
+#[test]
 fn size_and_number_of_files_are_bounded() {
     let kit = Kit::with_busybox();
     let limits = ["--log-opt", "max-size=64k", "--log-opt", "max-file=2"];

@@ -34,8 +34,9 @@ pub(crate) fn logs(app: &App, args: LogsArgs) -> Result<Outcome> {
     check(&containers, &record)?;
     let mut reader = containers.logs(&record);
     let state_dir = containers.state_dir(&record.id);
-    if args.follow {
-        reader.watch(&state_dir)?;
+    match args.follow {
+        true => reader.watch(&state_dir)?,
+        false => reader.until_now(),
     }
     if let Some(count) = tail {
         printer.print(&reader.tail(count)?)?;

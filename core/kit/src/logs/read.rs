@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,13 @@ const CHUNK: usize = 64 << 10;
 /// reads at once.
 const LONGEST: usize = 1 << 20;
 
+/// So many bytes of a file, and none of those after it.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    number: u64,
+    size: u64,
+}
+
 /// Reads the output of a container, from the oldest line on.
 #[derive(Debug)]
 pub struct Reader {
@@ -28,6 +35,8 @@ pub struct Reader {
     done: u64,
     /// What of a line is not complete.
     rest: Vec<u8>,
+    /// Where reading ends.
+    end: Option<End>,
     notify: Option<OwnedFd>,
     is_watched: bool,
 }
@@ -41,9 +50,16 @@ impl Reader {
             open: None,
             done: 0,
             rest: Vec::new(),
+            end: None,
             notify: None,
             is_watched: false,
         }
+    }
+
+    /// Ends with what is written by now: a container that writes faster than
+    /// it is read would never be at its end.
+    pub fn until_now(&mut self) {
+        self.end = Some(self.written());
     }
 
     /// The entries after those given already; empty when there are none now.
@@ -66,10 +82,18 @@ impl Reader {
         Ok(entries)
     }
 
-    /// The last `count` lines, and what follows is left to
+    /// The last `count` lines by now, and what follows is left to
     /// [`next_entries`](Reader::next_entries). Whole files are passed over
     /// from the oldest on, but read: their lines have no index.
     pub fn tail(&mut self, count: usize) -> Result<Vec<Entry>> {
+        let end = self.end;
+        self.end = end.or_else(|| Some(self.written()));
+        let tail = self.last(count);
+        self.end = end;
+        tail
+    }
+
+    fn last(&mut self, count: usize) -> Result<Vec<Entry>> {
         let mut kept: VecDeque<Entry> = VecDeque::new();
         let mut lines = 0;
         loop {
@@ -133,6 +157,9 @@ impl Reader {
             if number <= self.done {
                 continue;
             }
+            if self.end.is_some_and(|end| number > end.number) {
+                break;
+            }
             let path = path_of(&self.folder, number);
             match File::open(&path) {
                 Ok(file) => {
@@ -148,9 +175,19 @@ impl Reader {
 
     fn has_next(&self) -> bool {
         let number = self.open.as_ref().map_or(self.done, |(number, _)| *number);
-        numbers(&self.folder)
-            .last()
-            .is_some_and(|last| *last > number)
+        let is_last = self.end.is_some_and(|end| number >= end.number);
+        let numbers = numbers(&self.folder);
+        !is_last && numbers.last().is_some_and(|last| *last > number)
+    }
+
+    /// What the writer has written by now.
+    fn written(&self) -> End {
+        let number = numbers(&self.folder).last().copied().unwrap_or_default();
+        let file = std::fs::metadata(path_of(&self.folder, number));
+        End {
+            number,
+            size: file.map_or(0, |file| file.len()),
+        }
     }
 
     fn end_file(&mut self) {
@@ -166,12 +203,18 @@ impl Reader {
         let Some((number, file)) = &mut self.open else {
             return Ok(0);
         };
+        let what = || format!("read {}", path_of(&self.folder, *number).display());
+        let mut room = CHUNK;
+        if let Some(end) = self.end.filter(|end| end.number == *number) {
+            let left = end.size.saturating_sub(file.stream_position().io_context(what)?);
+            room = room.min(usize::try_from(left).unwrap_or(room));
+        }
         let before = self.rest.len();
-        self.rest.resize(before + CHUNK, 0);
+        self.rest.resize(before + room, 0);
         let read = file.read(self.rest.get_mut(before..).unwrap_or_default());
         let count = *read.as_ref().unwrap_or(&0);
         self.rest.truncate(before + count);
-        read.io_context(|| format!("read {}", path_of(&self.folder, *number).display()))?;
+        read.io_context(what)?;
         if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
             let whole = self.rest.get(..end).unwrap_or_default();
             let lines = whole.split(|byte| *byte == b'\n');

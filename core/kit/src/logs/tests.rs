@@ -53,6 +53,29 @@ fn bytes_come_back_as_they_were_and_know_their_stream() {
 }
 
 #[test]
+fn what_is_written_later_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut writer = Writer::open(files(dir.path(), 64, 9)).expect("open");
+    writer.write(Stream::Stdout, b"one\ntwo\n");
+    let mut now = Reader::open(&dir.path().join("log"));
+    now.until_now();
+    let mut follower = Reader::open(&dir.path().join("log"));
+    // Into the same file, and into the next.
+    writer.write(Stream::Stdout, b"three\n");
+    writer.write(Stream::Stdout, b"four\n");
+    assert_eq!(texts(&now.tail(1).expect("tail")), "two\n");
+    assert!(rest(&mut now).is_empty());
+    assert_eq!(texts(&follower.tail(1).expect("tail")), "four\n");
+    writer.write(Stream::Stdout, b"five\n");
+    assert_eq!(texts(&rest(&mut follower)), "five\n");
+    // Whose file goes meanwhile has nothing to read.
+    let mut late = Reader::open(&dir.path().join("log"));
+    late.until_now();
+    std::fs::remove_dir_all(dir.path().join("log")).expect("remove");
+    assert!(rest(&mut late).is_empty());
+}
+
+#[test]
 fn a_reader_misses_nothing_while_files_come_and_go() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut writer = Writer::open(files(dir.path(), 4096, 3)).expect("open");
