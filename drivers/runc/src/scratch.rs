@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use containerkit::{Error, IoContext, Result, fs};
+use containerkit::{Error, ErrorKind, IoContext, Result, fs};
 use rustix::fs::{FlockOperation, fstat};
 
 /// A private folder, removed when dropped.
@@ -21,8 +21,12 @@ impl Scratch {
         fs::ensure_dir(parent, 0o700)?;
         for _ in 0..16 {
             let path = parent.join(fs::unique_name("call"));
-            fs::ensure_dir(&path, 0o700)?;
-            // A sweep may come between these steps and remove the folder.
+            // A sweep may come between these steps, and within the first, and
+            // remove the folder.
+            match fs::ensure_dir(&path, 0o700) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                made => made?,
+            }
             let Ok(lock) = fs::open_dir(&path) else {
                 continue;
             };
@@ -85,6 +89,7 @@ pub(crate) fn sweep(parent: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn a_sweep_spares_what_is_in_use() {
@@ -98,5 +103,26 @@ mod tests {
         used.write("process.json", b"{}").expect("still there");
         drop(used);
         assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn a_sweep_at_any_moment_fails_nobody() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let calls = dir.path();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        sweep(calls);
+                    }
+                });
+            }
+            let made: Result<Vec<()>> = (0..2000)
+                .map(|_| Scratch::new(calls)?.write("log", b"x").map(drop))
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            made.expect("each has its folder");
+        });
     }
 }
