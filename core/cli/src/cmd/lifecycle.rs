@@ -65,8 +65,14 @@ pub(crate) fn wait(app: &App, which: Ids) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
     let (mut ended, mut failed, mut last) = (Vec::new(), Vec::new(), 0);
-    for id in &which.ids {
-        let exit = match find(&containers, id) {
+    // All at once: while one is waited for, another's name may get a new owner.
+    let found: Vec<_> = which
+        .ids
+        .iter()
+        .map(|id| (id, find(&containers, id)))
+        .collect();
+    for (id, found) in found {
+        let exit = match found {
             Ok(record) => containers.wait(&record, &|| signals.interrupted()),
             Err(error) if error.kind() == ErrorKind::NotFound => containers
                 .removed_exit(id)?
