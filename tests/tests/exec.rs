@@ -96,6 +96,8 @@ fn what_cannot_be_executed_has_the_statuses_of_a_shell() {
         .refused(125, &["--bogus"]);
     kit.run(["exec", "-u", "stranger", "c", "true"])
         .refused(125, &["stranger"]);
+    kit.run(["exec", "-w", "/no/such", "c", "true"])
+        .refused(125, &["\"/no/such\": no such folder"]);
     // In the runtime's own words, but one line, and none of its noise.
     kit.run(["exec", "-w", "/etc/passwd", "c", "true"])
         .refused(125, &[]);

@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::{Containers, StatusName};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quote};
 use crate::fs::Root;
 use crate::ids::ContainerId;
 use crate::logs;
@@ -83,6 +85,16 @@ impl Containers {
             return Err(gone());
         }
         let process = spec::exec::exec_process(&self.spec(&record.id)?, wanted, &root)?;
+        // A runtime would say so on the process's own standard error.
+        if let Some(workdir) = &wanted.workdir
+            && let Err(Errno::NOENT) =
+                root.open_at(process.cwd(), OFlags::PATH | OFlags::DIRECTORY, 0)
+        {
+            return Err(Error::not_found(format!(
+                "working folder {}: no such folder in the container",
+                quote(workdir)
+            )));
+        }
         let mut seen = Spec::default();
         // Its mounts are there to be looked into.
         seen.set_mounts(None);
