@@ -107,10 +107,7 @@ fn one_that_writes_without_end_is_read_up_to_now() {
     let limits = ["--log-opt", "max-size=64k", "--log-opt", "max-file=2"];
     kit.detached(&[&limits[..], &["--name", "c", "busybox", "yes"]].concat());
     until("it has written", || {
-        !kit.run(["logs", "--tail", "3", "c"])
-            .ok()
-            .stdout
-            .is_empty()
+        !kit.run(["logs", "--tail", "3", "c"]).ok().stdout.is_empty()
     });
     assert_eq!(
         kit.run(["logs", "--tail", "3", "c"]).ok().stdout,

@@ -206,7 +206,9 @@ impl Reader {
         let what = || format!("read {}", path_of(&self.folder, *number).display());
         let mut room = CHUNK;
         if let Some(end) = self.end.filter(|end| end.number == *number) {
-            let left = end.size.saturating_sub(file.stream_position().io_context(what)?);
+            let left = end
+                .size
+                .saturating_sub(file.stream_position().io_context(what)?);
             room = room.min(usize::try_from(left).unwrap_or(room));
         }
         let before = self.rest.len();
