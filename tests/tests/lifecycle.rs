@@ -6,7 +6,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use containerkit_tests::kit::{Kit, Ran};
+use containerkit_tests::kit::{Kit, Ran, parent};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn row(kit: &Kit, id: &str) -> Value {
@@ -212,6 +213,24 @@ fn stop_kills_what_does_not_listen() {
     kit.run(["inspect", "removed"]).refused(1, &["\"removed\""]);
     kit.run(["delete", "a"]).ok();
     kit.assert_clean();
+}
+
+#[test]
+fn a_stopped_shim_lets_go_of_what_is_deleted_by_force() {
+    let kit = Kit::with_busybox();
+    for of in ["supervisor", "guard"] {
+        run_detached(&kit, &["--name", "c", "busybox", "sleep", "1000"]);
+        let init = row(&kit, "c")["pid"].as_u64().unwrap();
+        let supervisor = parent(u32::try_from(init).unwrap()).unwrap();
+        let stopped = match of {
+            "guard" => parent(supervisor).unwrap(),
+            _ => supervisor,
+        };
+        let pid = Pid::from_raw(stopped.cast_signed()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        kit.run(["delete", "-f", "c"]).ok();
+        kit.assert_clean();
+    }
 }
 
 #[test]

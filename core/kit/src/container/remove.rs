@@ -1,14 +1,16 @@
 //! End a container and forget it, whatever state a crash left it in.
 
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Containers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs;
-use crate::lock::{FileLock, Wait};
+use crate::lock::{self, FileLock, Wait};
 use crate::mounter;
+use crate::process::Stat;
 use crate::record::{ContainerRecord, Lifetime};
 use crate::runtime::DeleteMode;
 use crate::shim;
@@ -25,6 +27,8 @@ pub enum RemoveMode {
 
 /// How long a killed container's shim may take to end.
 const SHIM_END: Duration = Duration::from_secs(20);
+/// What the kernel calls a shim's processes.
+const SHIM: &str = "containerkit-sh";
 /// How long processes may take to die.
 const KILL: Duration = Duration::from_secs(10);
 
@@ -152,6 +156,7 @@ impl Containers {
                     self.thaw(record)?;
                 }
             }
+            wake(&path);
             let wait = Wait::AtMost(Duration::from_millis(200));
             match FileLock::acquire(&path, &what, wait) {
                 Ok(lock) => return Ok(Some(lock)),
@@ -196,6 +201,22 @@ impl Containers {
     /// Nobody is in charge and the runtime may know the container.
     fn delete_from_runtime(&self, record: &ContainerRecord) -> Result<()> {
         self.runtime(record)?.delete(&record.id, DeleteMode::Force)
+    }
+}
+
+/// Lets a shim go on that somebody has stopped: it would keep its lock for ever.
+fn wake(lock: &Path) {
+    let holder = lock::holder(lock).and_then(|holder| Stat::read(holder.pid).ok());
+    let guard = holder
+        .as_ref()
+        .and_then(|supervisor| Stat::read(supervisor.parent).ok());
+    for stat in holder.into_iter().chain(guard) {
+        if stat.state == 'T'
+            && stat.name == SHIM
+            && let Some(pid) = i32::try_from(stat.pid).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process(pid, Signal::CONT);
+        }
     }
 }
 
