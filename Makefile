@@ -41,6 +41,7 @@ lint:
 bench: setup stage
 	@SUDO="$(SUDO)" tests/scripts/bench.sh "$(STAGE)"
 	@SUDO="$(SUDO)" tests/scripts/bench-images.sh "$(STAGE)"
+	@SUDO="$(SUDO)" tests/scripts/bench-registry.sh "$(STAGE)"
 	$(CARGO) build --release --locked -p containerkit-tests --example collect
 	$(SUDO) "$(TARGET)/release/examples/collect"
 

@@ -7,6 +7,7 @@ use containerkit::{Context as _, Error, ErrorKind, Reference, Result, quote};
 use ureq::http::Method;
 
 use crate::auth::{self, Authorization, Challenge, Found, Secret, Wanted};
+use crate::deadline::Deadline;
 use crate::http::{self, Answer, Call, Http, Manner};
 use crate::origin::{Origin, Scheme, Url};
 use crate::settings::{Endpoint, Role, Settings};
@@ -68,9 +69,14 @@ impl Registry {
         &self.0.settings
     }
 
-    /// Where the credentials of an endpoint come from, and what they are.
+    /// Where the credentials of an endpoint come from, and what they are. Those
+    /// of a domain are its own origin's: a mirror of the same name that is
+    /// spoken to in another way has none of them.
     pub fn credentials(&self, endpoint: &Endpoint) -> Result<Option<Found>> {
         let settings = self.settings();
+        if settings.origin(&endpoint.domain)? != endpoint.origin {
+            return Ok(None);
+        }
         let registry = settings.of(&endpoint.domain);
         settings.keyring.find(
             &endpoint.domain,
@@ -154,6 +160,43 @@ impl Registry {
             true => Ok(answer),
             false => Err(answer.error()),
         }
+    }
+
+    /// As `want`, with a document that is read whole. One that breaks off is
+    /// asked for again; one that took all its time is not.
+    pub(crate) fn read<T>(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        read: impl Fn(Answer) -> Result<T>,
+    ) -> Result<T> {
+        let mut attempt = 0;
+        loop {
+            let answer = self.want(endpoint, Access::Pull, call)?;
+            match read(answer) {
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable
+                        && attempt + 1 < self.attempts(endpoint) =>
+                {
+                    log::info!("{}: {error}, trying again", call.url);
+                    self.0.http.pause(attempt, None)?;
+                    attempt += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The error of an answer that may pass by itself, after the time that it
+    /// asks for, as far as there is time.
+    pub(crate) fn passing(&self, answer: Answer, deadline: Deadline) -> Error {
+        if let Some(asked) = http::retry_after(&answer) {
+            let pause = deadline.left().map_or(asked, |left| left.min(asked));
+            if let Err(cancelled) = self.0.http.pause(0, Some(pause)) {
+                return cancelled;
+            }
+        }
+        answer.error().with_kind(ErrorKind::Unavailable)
     }
 
     /// One request, authorized and redirected as far as it has to be.
@@ -319,7 +362,13 @@ impl Registry {
             service,
             scopes,
         };
-        let send = |call: Call<'_>| self.0.http.once(&manner, &call);
+        let send = |call: Call<'_>| {
+            let answer = self.0.http.once(&manner, &call)?;
+            match http::status_may_pass(answer.status) {
+                true => Err(self.passing(answer, Deadline::default())),
+                false => Ok(answer),
+            }
+        };
         auth::fetch(&wanted, secret.as_ref().filter(|_| covered), &send).map_err(|error| {
             match kept {
                 false => error,

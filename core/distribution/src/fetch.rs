@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use containerkit::{Cancel, Digest, Error, ErrorKind, Result};
 
 use crate::client::{Access, Registry};
+use crate::deadline::Deadline;
 use crate::http::{self, Answer, Call};
 use crate::settings::Endpoint;
 
@@ -38,18 +39,16 @@ impl Registry {
         endpoint: &Endpoint,
         digest: &Digest,
         span: Span,
+        deadline: Deadline,
     ) -> Result<Opened> {
         let whole = span.start == 0 && span.end == span.size;
-        let mut call = Call::get(endpoint.url(&format!("blobs/{digest}"))).blob();
+        let mut call = Call::get(endpoint.url(&format!("blobs/{digest}"))).blob(deadline);
         if !whole {
             call = call.header("range", format!("bytes={}-{}", span.start, span.end - 1));
         }
         let answer = self.follow(endpoint, Access::Pull, &call)?;
         if http::status_may_pass(answer.status) {
-            if let Some(asked) = http::retry_after(&answer) {
-                self.0.http.pause(0, Some(asked))?;
-            }
-            return Err(answer.error().with_kind(ErrorKind::Unavailable));
+            return Err(self.passing(answer, deadline));
         }
         let start = match answer.status {
             200 => {
@@ -68,7 +67,7 @@ impl Registry {
                     end: span.size,
                     ..span
                 };
-                return self.open_blob(endpoint, digest, whole);
+                return self.open_blob(endpoint, digest, whole, deadline);
             }
             206 => {
                 return Err(lie(&answer, "it answers with a part of what was asked for"));
@@ -81,6 +80,7 @@ impl Registry {
             data: Box::new(Paced {
                 data: answer.into_reader(),
                 cancel: self.0.http.cancel.clone(),
+                deadline,
                 waited: Duration::ZERO,
                 bytes: 0,
             }),
@@ -142,6 +142,7 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 struct Paced<R> {
     data: R,
     cancel: Cancel,
+    deadline: Deadline,
     waited: Duration,
     bytes: u64,
 }
@@ -149,6 +150,9 @@ struct Paced<R> {
 impl<R: Read> Read for Paced<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         self.cancel.check().map_err(IoError::other)?;
+        if let Err(late) = self.deadline.check() {
+            return Err(IoError::new(IoKind::TimedOut, late));
+        }
         let asked = Instant::now();
         let read = self.data.read(buf)?;
         self.waited += asked.elapsed();

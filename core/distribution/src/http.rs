@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, Method, Request, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 
+use crate::deadline::Deadline;
 use crate::origin::{Scheme, Url};
 use crate::settings::{Endpoint, Retry};
 
@@ -35,8 +36,8 @@ pub(crate) enum Payload<'a> {
 pub(crate) enum Extent {
     /// A document: all of it within two minutes.
     Document,
-    /// A blob: whoever reads it watches its pace.
-    Blob,
+    /// A blob: whoever reads it watches its pace, until then.
+    Blob(Deadline),
 }
 
 pub(crate) struct Call<'a> {
@@ -72,8 +73,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub(crate) fn blob(mut self) -> Call<'a> {
-        self.extent = Extent::Blob;
+    pub(crate) fn blob(mut self, deadline: Deadline) -> Call<'a> {
+        self.extent = Extent::Blob(deadline);
         self
     }
 }
@@ -312,8 +313,15 @@ impl Http {
             Error::invalid(format!("{}: it makes no request", call.url)).with_source(error)
         })?;
         let mut configured = agent.configure_request(request);
-        if call.extent == Extent::Document {
-            configured = configured.timeout_global(Some(DOCUMENT_TIME));
+        let allowed = match call.extent {
+            Extent::Document => Some(DOCUMENT_TIME),
+            Extent::Blob(deadline) => {
+                deadline.check()?;
+                deadline.left()
+            }
+        };
+        if allowed.is_some() {
+            configured = configured.timeout_global(allowed);
         }
         log::debug!("{} {}", call.method, call.url);
         let answer = agent

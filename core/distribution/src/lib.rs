@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `settings`, `origin` | registries, mirrors and where they are |
 //! | `auth` | credentials and tokens |
-//! | `http`, `client` | exchanges, and who is asked in what order |
+//! | `http`, `client`, `deadline` | exchanges, who is asked in what order, and for how long |
 //! | `manifest`, `referrers`, `tree` | documents, and all that is below one |
 //! | `fetch`, `pull` | blobs from a registry, into a content store and on |
 //! | `copy` | pushes, and copies from one place to another |
@@ -30,6 +30,7 @@
 mod auth;
 mod client;
 mod copy;
+mod deadline;
 mod event;
 mod fetch;
 mod http;

@@ -101,7 +101,8 @@ impl Registry {
         Err(failure.unwrap_or_else(|| Error::internal("a reference without an endpoint")))
     }
 
-    fn manifest_at(
+    /// What one endpoint says.
+    pub(crate) fn manifest_at(
         &self,
         endpoint: &Endpoint,
         digest: Option<&Digest>,
@@ -113,11 +114,12 @@ impl Registry {
             (None, None) => return Err(Error::invalid("neither a tag nor a digest is given")),
         };
         let call = Call::get(endpoint.url(&format!("manifests/{name}"))).header("accept", ACCEPT);
-        let answer = self.want(endpoint, Access::Pull, &call)?;
-        let url = answer.url.clone();
-        let told = answer.header("docker-content-digest").map(str::to_owned);
-        let announced = media_type(&answer);
-        let data = answer.small(DOCUMENT)?;
+        let (url, told, announced, data) = self.read(endpoint, &call, |answer| {
+            let url = answer.url.clone();
+            let told = answer.header("docker-content-digest").map(str::to_owned);
+            let announced = media_type(&answer);
+            Ok((url, told, announced, answer.small(DOCUMENT)?))
+        })?;
         let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
         let found = algorithm.digest(&data);
         let wanted = match (digest, told) {
@@ -220,14 +222,16 @@ impl Registry {
         check_size(descriptor, &digest)?;
         self.each(reference, |endpoint| {
             let call = Call::get(endpoint.url(&format!("blobs/{digest}")));
-            let answer = self.want(endpoint, Access::Pull, &call)?;
-            let url = answer.url.clone();
-            let mut data = Vec::new();
-            answer
-                .into_reader()
-                .take(descriptor.size() + 1)
-                .read_to_end(&mut data)
-                .map_err(|error| http::read_error(&url, error))?;
+            let (url, data) = self.read(endpoint, &call, |answer| {
+                let url = answer.url.clone();
+                let mut data = Vec::new();
+                answer
+                    .into_reader()
+                    .take(descriptor.size() + 1)
+                    .read_to_end(&mut data)
+                    .map_err(|error| http::read_error(&url, error))?;
+                Ok((url, data))
+            })?;
             if data.len() as u64 != descriptor.size() {
                 return Err(Error::data_loss(format!(
                     "{url}: it has {} {} bytes, its descriptor says {}",

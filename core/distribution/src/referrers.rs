@@ -14,6 +14,8 @@ use crate::http::Call;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Pages of an answer that are read.
 const PAGES: u32 = 16;
+/// How often an entry is added that another writer's list has not.
+const ROUNDS: usize = 8;
 
 /// What a manifest says of where it belongs.
 #[derive(Deserialize)]
@@ -114,7 +116,10 @@ impl Registry {
                 _ => return Ok(Some(found)),
             }
         }
-        Ok(Some(found))
+        Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!("{digest} has more than {PAGES} pages of referrers"),
+        ))
     }
 
     fn tagged(&self, reference: &Reference, digest: &Digest) -> Result<Vec<Descriptor>> {
@@ -127,9 +132,11 @@ impl Registry {
         }
     }
 
-    /// The index of the fallback tag.
+    /// The index of the fallback tag, from the registry itself: a mirror's may
+    /// be old, and what is written after it would lack what came since.
     fn list(&self, reference: &Reference, digest: &Digest) -> Result<Option<Vec<u8>>> {
-        match self.manifest(&reference.with_tag(&fallback_tag(digest))?) {
+        let endpoint = self.settings().registry(reference)?;
+        match self.manifest_at(&endpoint, None, Some(&fallback_tag(digest))) {
             Ok(found) if found.descriptor.media_type().as_ref() == INDEX => Ok(Some(found.data)),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -137,8 +144,9 @@ impl Registry {
         }
     }
 
-    /// Adds a manifest with a subject to the fallback tag's list. Two that do
-    /// so at once may lose one: the spec has no way round it.
+    /// Adds a manifest with a subject to the fallback tag's list. A registry
+    /// cannot be asked to replace a tag only when it is as it was: so it is
+    /// read again, and added once more when another writer was faster.
     pub(crate) fn list_referrer(
         &self,
         reference: &Reference,
@@ -148,23 +156,30 @@ impl Registry {
         let Some(subject) = subject_of(data)? else {
             return Ok(());
         };
-        let mut index: Value = match self.list(reference, &subject)? {
-            Some(data) => serde_json::from_slice(&data).map_err(document::json_error)?,
-            None => json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }),
-        };
-        let Some(manifests) = index["manifests"].as_array_mut() else {
-            return Err(Error::invalid(format!(
-                "the list of referrers of {subject} has no manifests"
-            )));
-        };
         let digest = Value::String(descriptor.digest().to_string());
-        if manifests.iter().any(|known| known["digest"] == digest) {
-            return Ok(());
+        let tag = reference.with_tag(&fallback_tag(&subject))?;
+        for _ in 0..ROUNDS {
+            let mut index: Value = match self.list(reference, &subject)? {
+                Some(data) => serde_json::from_slice(&data).map_err(document::json_error)?,
+                None => json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }),
+            };
+            let Some(manifests) = index["manifests"].as_array_mut() else {
+                return Err(Error::invalid(format!(
+                    "the list of referrers of {subject} has no manifests"
+                )));
+            };
+            if manifests.iter().any(|known| known["digest"] == digest) {
+                return Ok(());
+            }
+            manifests.push(entry(descriptor, data)?);
+            let bytes = serde_json::to_vec(&index).map_err(document::json_error)?;
+            self.put_manifest(&tag, INDEX, &bytes)?;
         }
-        manifests.push(entry(descriptor, data)?);
-        let bytes = serde_json::to_vec(&index).map_err(document::json_error)?;
-        self.put_manifest(&reference.with_tag(&fallback_tag(&subject))?, INDEX, &bytes)
-            .map(drop)
+        Err(Error::conflict(format!(
+            "{tag}: others write it again and again; {} is stored, and not in this list of referrers",
+            descriptor.digest()
+        ))
+        .with_hint("the same command adds it; what is there already is not added twice"))
     }
 }
 

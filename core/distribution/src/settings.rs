@@ -8,6 +8,7 @@ use std::time::Duration;
 use containerkit::{Cancel, Error, Reference, Result, quote};
 
 use crate::auth::Keyring;
+use crate::deadline::Deadline;
 use crate::origin::{Origin, Scheme, Url};
 
 /// Everything that is not the image: one for a command.
@@ -46,7 +47,8 @@ pub struct RegistrySettings {
     pub token_realms: Option<Vec<Origin>>,
     /// How long nothing may come or go.
     pub idle_timeout: Duration,
-    /// How long one transfer of a blob may take, all attempts together.
+    /// How long one transfer of a blob may take, all attempts together; one
+    /// that runs is ended then.
     pub timeout: Option<Duration>,
 }
 
@@ -260,6 +262,11 @@ impl Settings {
     /// How long nothing may come or go.
     pub fn idle_timeout(&self, endpoint: &Endpoint) -> Duration {
         self.of(&endpoint.domain).idle_timeout
+    }
+
+    /// When a transfer that begins now must have ended.
+    pub(crate) fn deadline(&self, domain: &str) -> Deadline {
+        Deadline::within(self.of(domain).timeout)
     }
 
     pub(crate) fn jobs(&self) -> usize {

@@ -12,6 +12,7 @@ use containerkit::{Algorithm, Cancel, Digest, Error, ErrorKind, Reference, Resul
 use ureq::http::Method;
 
 use crate::client::{Access, Registry, refuse_downgrade};
+use crate::deadline::Deadline;
 use crate::event::{Event, How, Transfer, Watcher};
 use crate::http::{self, Answer, Call};
 use crate::manifest::describe;
@@ -38,6 +39,7 @@ pub(crate) struct Upload<'a> {
     pub(crate) size: u64,
     /// A repository of the same registry that has the blob.
     pub(crate) from: Option<&'a str>,
+    pub(crate) deadline: Deadline,
     pub(crate) open: Open<'a>,
     pub(crate) watch: Watcher<'a>,
 }
@@ -51,6 +53,7 @@ impl Registry {
         data: &[u8],
     ) -> Result<Descriptor> {
         let digest = Algorithm::Sha256.digest(data);
+        let endpoint = self.settings().registry(reference)?;
         let owned = data.to_vec();
         let open = |offset: u64| -> Result<Box<dyn Read + Send>> {
             let rest = owned.get(offset as usize..).unwrap_or_default();
@@ -58,10 +61,11 @@ impl Registry {
         };
         Upload {
             registry: self,
-            endpoint: &self.settings().registry(reference)?,
+            endpoint: &endpoint,
             digest: &digest,
             size: data.len() as u64,
             from: None,
+            deadline: self.settings().deadline(&endpoint.domain),
             open: &open,
             watch: &|_| {},
         }
@@ -112,7 +116,7 @@ impl Upload<'_> {
             Some(folder) => Session::take(folder, self.endpoint, self.digest)?,
             None => None,
         };
-        let mut place = match session.as_ref().and_then(Session::location) {
+        let mut place = match Session::location_of(session.as_ref())? {
             Some(location) => self.status(&location)?,
             None => None,
         };
@@ -142,8 +146,10 @@ impl Upload<'_> {
                 }
                 Ok(Step::Again(next)) => (next, None),
                 Err(error) if http::may_pass(&error) => {
-                    let location = session.as_ref().and_then(Session::location);
-                    let next = match location {
+                    self.deadline
+                        .check()
+                        .map_err(|late| late.with_source_text(error.to_string()))?;
+                    let next = match Session::location_of(session.as_ref())? {
                         Some(location) => self.status(&location)?,
                         None => None,
                     };
@@ -278,7 +284,7 @@ impl Upload<'_> {
             let url = place
                 .location
                 .with_query("digest", &self.digest.to_string());
-            let call = Call::new(Method::PUT, url).bytes(b"").blob();
+            let call = Call::new(Method::PUT, url).bytes(b"").blob(self.deadline);
             let answer = self.registry.ask(self.endpoint, Access::Push, &call)?;
             return match answer.is_success() {
                 true => Ok(Step::Done),
@@ -335,7 +341,7 @@ impl Upload<'_> {
         let once = || {
             let mut call = Call::new(method.clone(), url.clone())
                 .header("content-type", "application/octet-stream")
-                .blob();
+                .blob(self.deadline);
             if let Some(range) = &range {
                 call = call.header("content-range", range.clone());
             }

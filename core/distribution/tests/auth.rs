@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use containerkit::ErrorKind;
 use containerkit_distribution::{Registry, Secret, Settings};
 use support::*;
@@ -226,6 +228,38 @@ fn a_mirror_does_not_get_the_registrys_credentials() {
         .unwrap();
     assert!(mirror.count("GET", "/v2/") > 0);
     assert_eq!(secrets(&mirror), 0);
+}
+
+#[test]
+fn credentials_are_not_given_to_the_same_name_in_the_clear() {
+    let (content, layer) = image();
+    let mirror = Server::start(|_| Reply::new(401).header("www-authenticate", "Basic realm=\"r\""));
+    let server = Server::start(move |asked| content.serve(asked));
+    // They are of https://MIRROR; the mirror is http://MIRROR.
+    let mut settings = with_creds(&[&server], &mirror);
+    let registry = settings.registries.get_mut(&server.address).unwrap();
+    registry.mirrors = vec![format!("http://{}", mirror.address).parse().unwrap()];
+    let store = Store::new();
+    store.pull(settings, &server.reference("a:v1")).unwrap();
+    assert!(store.has(&layer));
+    assert!(mirror.count("GET", "/v2/") > 0);
+    assert_eq!(secrets(&mirror), 0);
+}
+
+#[test]
+fn a_token_server_that_is_busy_is_asked_again() {
+    let (content, _) = image();
+    let turn = AtomicUsize::new(0);
+    let tokens = Server::start(move |_| match turn.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::new(429).header("retry-after", "0"),
+        1 => Reply::new(503),
+        _ => Reply::ok(*b"{\"token\":\"good\"}"),
+    });
+    let server = with_tokens(content, tokens.address.clone());
+    Store::new()
+        .pull(settings(&[&server]), &server.reference("a:v1"))
+        .unwrap();
+    assert_eq!(tokens.asked().len(), 3);
 }
 
 #[test]

@@ -120,6 +120,40 @@ fn silence_is_given_up() {
 }
 
 #[test]
+fn a_transfer_that_runs_ends_with_its_time() {
+    // One stream, and one of parts: fast enough never to be idle.
+    for size in [1 << 30, 100_000] {
+        let layer = noise(1000, 8);
+        let mut content = Content::default();
+        content.image(&[&layer], "amd64", None);
+        let mut image: serde_json::Value = content
+            .manifests
+            .values()
+            .map(|(_, data)| serde_json::from_slice(data).unwrap())
+            .next()
+            .unwrap();
+        image["layers"][0]["size"] = json!(size);
+        content.document(&image, MANIFEST, Some("v1"));
+        let path = format!("/blobs/{}", digest(&layer));
+        let server = Server::start(move |asked| match asked.range() {
+            Some((start, end)) => Reply::new(206)
+                .header("content-range", format!("bytes {start}-{end}/{size}"))
+                .body(Body::Slow(end + 1 - start)),
+            None if asked.path.ends_with(&path) => Reply::new(200).body(Body::Slow(size)),
+            None => content.serve(asked),
+        });
+        let mut settings = settings(&[&server]);
+        let registry = settings.registries.get_mut(&server.address).unwrap();
+        registry.timeout = Some(Duration::from_millis(100));
+        let error = Store::new()
+            .pull(settings, &server.reference("a:v1"))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        says(&error, &["longer than the registry's timeout allows"]);
+    }
+}
+
+#[test]
 fn who_gives_up_does_not_wait_for_a_silent_server() {
     let layer = noise(1000, 6);
     let cancel = containerkit::Cancel::default();
@@ -320,6 +354,30 @@ fn failures_that_pass_are_waited_out() {
     says(&error, &["503"]);
     // The config, and four tries.
     assert_eq!(server.count("GET", "/blobs/"), 5);
+}
+
+#[test]
+fn documents_that_break_off_are_asked_for_again() {
+    let mut content = Content::default();
+    content.image(&[&noise(1000, 9)], "amd64", Some("v1"));
+    let broken = Mutex::new(std::collections::BTreeSet::new());
+    let server = Server::start(move |asked| {
+        let whole = content.serve(asked);
+        match (
+            broken.lock().unwrap().insert(asked.path.clone()),
+            whole.body,
+        ) {
+            (true, Body::Whole(data)) => Reply {
+                body: Body::Cut(data[..10].to_vec(), data.len()),
+                ..whole
+            },
+            (_, body) => Reply { body, ..whole },
+        }
+    });
+    Store::new()
+        .pull(settings(&[&server]), &server.reference("a:v1"))
+        .unwrap();
+    assert_eq!(server.count("GET", "/manifests/v1"), 2);
 }
 
 #[test]

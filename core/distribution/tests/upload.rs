@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use containerkit::content::{Expected, ingest};
-use containerkit::{Labels, Reference, Result};
+use containerkit::{ErrorKind, Labels, Reference, Result};
 use containerkit_distribution::{
     CopyOptions, Platforms, Registry, Settings, accept, describe, push,
 };
@@ -24,6 +24,8 @@ struct Taken {
     mounts: Vec<String>,
     /// Bytes of a PATCH after which the connection breaks, once.
     breaks: Option<usize>,
+    /// A manifest that another writer puts in the place of the first tagged one.
+    other: Option<Vec<u8>>,
     /// Then nothing is answered until a test says so.
     dies: bool,
     dead: bool,
@@ -55,7 +57,9 @@ fn answer(taken: &mut Taken, asked: &Asked) -> Reply {
             };
         }
         let digest = digest(&asked.body).to_string();
-        taken.manifests.insert(name, asked.body.clone());
+        let other = taken.other.take_if(|_| !name.contains(':'));
+        let tagged = other.unwrap_or_else(|| asked.body.clone());
+        taken.manifests.insert(name, tagged);
         taken.manifests.insert(digest.clone(), asked.body.clone());
         return Reply::new(201).header("docker-content-digest", digest);
     }
@@ -248,4 +252,70 @@ fn referrers_are_listed_under_the_fallback_tag() {
     assert_eq!(annotations["kind"], "text/two");
     let none = registry.referrers(&reference, &digest(b"other"), None);
     assert!(none.unwrap().is_empty());
+}
+
+#[test]
+fn lists_of_referrers_lose_nothing_to_mirrors_and_other_writers() {
+    let other = describe(MANIFEST, &digest(b"other"), 5).unwrap();
+    let list = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [other] });
+    let taken = Arc::new(Mutex::new(Taken {
+        other: Some(list.to_string().into_bytes()),
+        ..Taken::default()
+    }));
+    let server = registry(&taken);
+    // It knows an empty list, for ever.
+    let empty = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }).to_string();
+    let mirror = Server::start(move |_| Reply::ok(empty.clone()).header("content-type", INDEX));
+    let mut settings = settings(&[&server, &mirror]);
+    let own = settings.registries.get_mut(&server.address).unwrap();
+    own.mirrors = vec![format!("http://{}", mirror.address).parse().unwrap()];
+    let registry = Registry::new(settings);
+    let reference = server.reference("a:v1");
+    let subject = digest(b"subject");
+    let described = describe(MANIFEST, &subject, 7).unwrap();
+    let mut wanted = vec![other.digest().clone()];
+    for kind in ["text/one", "text/two"] {
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind,
+            "config": described, "layers": [], "subject": described,
+        });
+        let data = manifest.to_string().into_bytes();
+        let reference = reference.with_digest(digest(&data));
+        let put = registry.put_manifest(&reference, MANIFEST, &data).unwrap();
+        wanted.push(put.digest().clone());
+    }
+    let all = registry.referrers(&reference, &subject, None).unwrap();
+    let digests: Vec<_> = all.iter().map(|found| found.digest().clone()).collect();
+    assert_eq!(digests, wanted);
+    assert!(mirror.asked().is_empty());
+}
+
+#[test]
+fn an_upload_of_a_newer_format_is_refused_by_name() {
+    let taken = Arc::new(Mutex::new(Taken {
+        breaks: Some(20 << 20),
+        dies: true,
+        ..Taken::default()
+    }));
+    let server = registry(&taken);
+    let data = noise(40 << 20, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&[&server]);
+    settings.uploads = Some(folder.path().to_path_buf());
+    settings.retry.attempts = 1;
+    let store = Store::new();
+    let reference = server.reference("a:v1");
+    push_blob(&store, settings.clone(), &reference, &data).unwrap_err();
+    taken.lock().unwrap().dead = false;
+    let kept = std::fs::read_dir(folder.path()).unwrap();
+    let kept = kept
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|end| end == "json"))
+        .unwrap();
+    std::fs::write(&kept, "{\"version\": 2, \"where\": []}").unwrap();
+    let error = push_blob(&store, settings.clone(), &reference, &data).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+    says(&error, &[kept.to_str().unwrap(), "version 2", "version 1"]);
+    std::fs::remove_file(&kept).unwrap();
+    push_blob(&store, settings, &reference, &data).unwrap();
 }

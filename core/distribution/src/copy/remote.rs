@@ -8,6 +8,7 @@ use containerkit::{Digest, Error, ErrorKind, Reference, Result};
 
 use super::{Name, Sink, Source, Under, found};
 use crate::client::Registry;
+use crate::deadline::Deadline;
 use crate::event::{How, Watcher};
 use crate::fetch::Span;
 use crate::http;
@@ -64,6 +65,7 @@ impl Source for Remote<'_> {
             size: blob.size(),
             offset,
             data: None,
+            deadline: self.registry.settings().deadline(&self.endpoint.domain),
             failures: 0,
         }))
     }
@@ -83,6 +85,7 @@ impl Sink for Remote<'_> {
             digest: &digest,
             size: blob.size(),
             from: from.as_deref(),
+            deadline: self.registry.settings().deadline(&self.endpoint.domain),
             open: &|offset| source.open(blob, offset),
             watch,
         }
@@ -123,6 +126,7 @@ struct Resuming {
     size: u64,
     offset: u64,
     data: Option<Box<dyn Read + Send>>,
+    deadline: Deadline,
     failures: u32,
 }
 
@@ -134,7 +138,9 @@ impl Resuming {
             size: self.size,
         };
         self.registry.each(&self.reference, |endpoint| {
-            let opened = self.registry.open_blob(endpoint, &self.digest, span)?;
+            let opened = self
+                .registry
+                .open_blob(endpoint, &self.digest, span, self.deadline)?;
             let mut data = opened.data;
             let skip = self.offset - opened.start;
             let skipped = std::io::copy(&mut (&mut data).take(skip), &mut std::io::sink());
@@ -186,6 +192,7 @@ impl Read for Resuming {
                     return Ok(read);
                 }
                 Err(error) => {
+                    self.deadline.check().map_err(std::io::Error::other)?;
                     self.failures += 1;
                     let http = &self.registry.0.http;
                     if !http::may_pass(&error) || self.failures >= http.retry.attempts {

@@ -7,6 +7,7 @@ use containerkit::content::{ContentStore, Expected, IngestWriter};
 use containerkit::{Digest, Error, ErrorKind, IngestRef, LabelChanges, Labels, Result};
 
 use crate::client::Registry;
+use crate::deadline::Deadline;
 use crate::event::{Event, How, Transfer, Watcher};
 use crate::fetch::Span;
 use crate::http;
@@ -239,15 +240,14 @@ impl Download<'_> {
         labels: &Labels,
     ) -> Result<()> {
         let http = &self.registry.0.http;
-        let limit = self.registry.settings().of(&endpoint.domain).timeout;
-        let begun = Instant::now();
+        let deadline = self.registry.settings().deadline(&endpoint.domain);
         let mut failures = 0;
         let mut resumed = sink.offset > 0;
         loop {
             let before = sink.offset;
             let moved = match before == self.size {
                 true => Ok(()),
-                false => self.move_rest(endpoint, sink),
+                false => self.move_rest(endpoint, sink, deadline),
             };
             let error = match moved {
                 Ok(()) => match sink.writer.commit(expected, labels) {
@@ -277,11 +277,9 @@ impl Download<'_> {
             if !http::may_pass(&error) {
                 return Err(error);
             }
-            if limit.is_some_and(|limit| begun.elapsed() > limit) {
-                return Err(error
-                    .with_kind(ErrorKind::Timeout)
-                    .context("it takes longer than the registry's timeout allows"));
-            }
+            deadline
+                .check()
+                .map_err(|late| late.context(&endpoint.origin).with_source(&error))?;
             failures = match sink.offset >= before.saturating_add(FORWARD) {
                 true => 1,
                 false => failures + 1,
@@ -295,21 +293,33 @@ impl Download<'_> {
         }
     }
 
-    fn move_rest(&self, endpoint: &Endpoint, sink: &mut Sink<'_>) -> Result<()> {
+    fn move_rest(
+        &self,
+        endpoint: &Endpoint,
+        sink: &mut Sink<'_>,
+        deadline: Deadline,
+    ) -> Result<()> {
         if self.size - sink.offset >= ranges::LARGE {
-            return ranges::fetch(self, endpoint, sink);
+            return ranges::fetch(self, endpoint, sink, deadline);
         }
-        self.stream(endpoint, sink)
+        self.stream(endpoint, sink, deadline)
     }
 
     /// The rest in one stream.
-    pub(super) fn stream(&self, endpoint: &Endpoint, sink: &mut Sink<'_>) -> Result<()> {
+    pub(super) fn stream(
+        &self,
+        endpoint: &Endpoint,
+        sink: &mut Sink<'_>,
+        deadline: Deadline,
+    ) -> Result<()> {
         let span = Span {
             start: sink.offset,
             end: self.size,
             size: self.size,
         };
-        let opened = self.registry.open_blob(endpoint, &self.digest, span)?;
+        let opened = self
+            .registry
+            .open_blob(endpoint, &self.digest, span, deadline)?;
         if opened.start != sink.offset {
             log::info!(
                 "{}: it does not resume; from the beginning",

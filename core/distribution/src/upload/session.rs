@@ -19,6 +19,11 @@ struct Kept {
     location: String,
 }
 
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
+}
+
 /// Held by one process at a time.
 pub(super) struct Session {
     path: PathBuf,
@@ -47,20 +52,34 @@ impl Session {
         }
     }
 
-    /// Where the upload goes on. What cannot be read is as good as nothing,
-    /// but for a newer format.
-    pub(super) fn location(&self) -> Option<Url> {
-        let data = fs::read_file(&self.path, 64 << 10).ok()?;
-        let kept: Kept = serde_json::from_slice(&data).ok()?;
-        if kept.version != VERSION {
-            log::warn!(
-                "{} has version {}; this containerkit reads version {VERSION}, and begins the upload anew",
-                self.path.display(),
-                kept.version
-            );
-            return None;
+    /// Where an upload goes on, if it is remembered. What cannot be read is as
+    /// good as nothing, but for a newer format.
+    pub(super) fn location_of(session: Option<&Session>) -> Result<Option<Url>> {
+        match session {
+            Some(session) => session.location(),
+            None => Ok(None),
         }
-        kept.location.parse().ok()
+    }
+
+    fn location(&self) -> Result<Option<Url>> {
+        let Ok(data) = fs::read_file(&self.path, 64 << 10) else {
+            return Ok(None);
+        };
+        // First the version alone: what else is there is its own affair.
+        if let Ok(Format { version }) = serde_json::from_slice(&data)
+            && version > VERSION
+        {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "{} has version {version}; this containerkit reads version {VERSION}",
+                    self.path.display()
+                ),
+            )
+            .with_hint("use the newer containerkit, or remove the file: the upload begins anew"));
+        }
+        let kept = serde_json::from_slice::<Kept>(&data).ok();
+        Ok(kept.and_then(|kept| kept.location.parse().ok()))
     }
 
     pub(super) fn keep(&self, location: &Url) -> Result<()> {

@@ -69,6 +69,8 @@ pub enum Body {
     Endless,
     /// Nothing, for as long as the test runs.
     Silent,
+    /// A little of the announced length at a time, for as long as the test runs.
+    Slow(usize),
 }
 
 impl Reply {
@@ -213,6 +215,7 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Asked>>, stop: &A
             Body::Whole(data) => (&data[..], Some(data.len())),
             Body::Cut(data, length) => (&data[..], Some(*length)),
             Body::Unsized(data) => (&data[..], None),
+            Body::Slow(length) => (&[][..], Some(*length)),
             Body::Endless | Body::Silent => (&[][..], None),
         };
         match length {
@@ -233,6 +236,12 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Asked>>, stop: &A
             }
             Body::Endless => {
                 while stream.write_all(&[0; 1 << 16]).is_ok() {}
+                return;
+            }
+            Body::Slow(_) => {
+                while !stop.load(Ordering::Relaxed) && stream.write_all(&[0; 4096]).is_ok() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 return;
             }
             Body::Silent => {
