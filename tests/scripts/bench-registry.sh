@@ -11,6 +11,7 @@ unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 empty_registry() {
     stop "$registry"
     rm -rf "$work/registry" && mkdir "$work/registry"
+    : >"$work/registry.log"
     printf '%s' '{"version": "0.1", "log": {"accesslog": {"disabled": true}},' \
         '"storage": {"filesystem": {"rootdirectory": "'"$work/registry"'"}},' \
         '"http": {"addr": "127.0.0.1:0"}}' >"$work/registry.json"
