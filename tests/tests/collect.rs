@@ -295,6 +295,28 @@ fn who_comes_in_the_middle_of_a_collection_is_served() {
     }
 }
 
+/// A packed layer's digest is known when it is written and not before.
+#[test]
+fn a_collection_takes_nothing_from_under_a_packing() {
+    let kit = Kit::new();
+    let steps = Steps::new(kit.path("steps"));
+    let folder = kit.path("packed");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("file"), "packed").unwrap();
+    // Layer, config and manifest.
+    for place in ["blob.durable:1", "blob.durable:2", "blob.durable:3"] {
+        std::fs::write(folder.join("file"), place).unwrap();
+        let folder = folder.to_str().unwrap();
+        let mut pack = kit.command(["image", "pack", "--rootfs", folder, "packed"]);
+        let paused = steps.pause(&mut pack, place);
+        gc(&kit, &[]);
+        paused.resume().ok();
+        let images = kit.run(["image", "ls", "--format", "json"]).ok().json();
+        assert_eq!(images[0]["complete"], true, "{place}: {images}");
+        assert_sound(&kit);
+    }
+}
+
 #[test]
 fn a_collection_that_is_killed_anywhere_is_finished_by_the_next() {
     let kit = Kit::new();

@@ -161,7 +161,8 @@ impl Drop for Lease {
 }
 
 /// A content store whose blobs are named in a lease before they are looked
-/// for. What is stored without a known digest is not.
+/// for. What is stored without a known digest is not: its writer asks for it
+/// (`info`) once the digest is known, before it commits.
 pub struct LeasedContent<'a> {
     lease: &'a Lease,
     store: &'a dyn ContentStore,

@@ -20,8 +20,8 @@ use crate::layout::{Layout, ingest_folder};
 /// executes, and is no writer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long listings, each of which holds a lock for an instant, may together
-/// keep a writer out.
+/// How long listings, each of which holds a lock for an instant, or heals what
+/// it takes for a leftover, may together keep a writer out.
 const CROWDED: Duration = Duration::from_secs(5);
 
 /// What is known of an ingest beside its bytes.
@@ -160,11 +160,12 @@ fn acquire(dir: &Path, name: &IngestRef) -> Result<FileLock> {
     let deadline = Instant::now() + CROWDED;
     loop {
         match FileLock::acquire(&path, &what(name), Wait::AtMost(PATIENCE)) {
-            // Shared holders only: listings.
+            // Shared holders only: listings. Without data it is one that heals,
+            // or a writer that has only just begun.
             Err(error)
                 if error.kind() == ErrorKind::Conflict
                     && Instant::now() < deadline
-                    && !lock::is_held(&path).unwrap_or(true) => {}
+                    && (stat_data(dir).is_none() || !lock::is_held(&path).unwrap_or(true)) => {}
             result => return result,
         }
     }

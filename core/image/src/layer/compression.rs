@@ -4,7 +4,7 @@
 //! and hands it over in a bounded queue, so that inflating, hashing and writing
 //! files run side by side in a few megabytes. Buffers go round.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,6 +15,8 @@ use containerkit::{Algorithm, Digest, Error, ErrorKind, Result};
 use crate::limits::Limits;
 
 const BUFFER: usize = 256 << 10;
+/// Bytes that tell the compression.
+const MAGIC: usize = 4;
 /// Buffers between two threads.
 const QUEUE: usize = 4;
 
@@ -30,7 +32,7 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// The compression of data that begin so; 4 bytes are enough. `None` in
+    /// The compression of data that begin so; [`MAGIC`] bytes are enough. `None` in
     /// the result is for formats that are known and not supported.
     pub(crate) fn detect(start: &[u8]) -> Result<Compression> {
         match start {
@@ -75,14 +77,16 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// Inflated data of `source`, decoded where the caller reads.
-fn decoder(source: impl Read + Send + 'static) -> Result<(Compression, Box<dyn Read + Send>)> {
-    let mut source = BufReader::with_capacity(BUFFER, source);
-    // A source may give its first bytes one at a time; the buffer is filled
-    // by one read, so what is too short is looked at as it is.
-    let start = source
-        .fill_buf()
+fn decoder(mut source: impl Read + Send + 'static) -> Result<(Compression, Box<dyn Read + Send>)> {
+    // A source may give its first bytes one at a time.
+    let mut start = Vec::with_capacity(MAGIC);
+    source
+        .by_ref()
+        .take(MAGIC as u64)
+        .read_to_end(&mut start)
         .map_err(|error| Error::io("read the beginning", error))?;
-    let compression = Compression::detect(start)?;
+    let compression = Compression::detect(&start)?;
+    let source = BufReader::with_capacity(BUFFER, std::io::Cursor::new(start).chain(source));
     let reader: Box<dyn Read + Send> = match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
@@ -356,6 +360,23 @@ mod tests {
                 .0
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_source_may_begin_byte_by_byte() {
+        let data = vec![7u8; 100_000];
+        let zstd = zstd::stream::encode_all(&data[..], 1).expect("zstd");
+        for source in [gzip(&data), zstd, data.clone(), vec![1, 2]] {
+            let want = if source.len() > 2 { &data } else { &source };
+            let (first, rest) = source.split_at(1);
+            let slow =
+                std::io::Cursor::new(first.to_vec()).chain(std::io::Cursor::new(rest.to_vec()));
+            let mut stream =
+                Stream::new(slow, Algorithm::Sha256, &Limits::default()).expect("stream");
+            let mut read = Vec::new();
+            stream.read_to_end(&mut read).expect("read");
+            assert!(read == *want);
+        }
     }
 
     #[test]

@@ -125,6 +125,14 @@ fn ingest(
         size: Some(size),
         digest: Some(digest.clone()),
     };
+    // Asked for before it is there: so a leased store names it in time, and no
+    // collection takes it from under the manifest to come.
+    match store.info(&digest) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DataLoss) => {
+            return Err(error);
+        }
+        _ => {}
+    }
     match writer.commit(&expected, &Labels::new()) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
