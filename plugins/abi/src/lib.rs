@@ -169,7 +169,9 @@
 //!   linked; an error of the contract's [`ErrorKind`] that names the object in
 //!   one line ([`quote`]); another process, and another instance, that sees at
 //!   once what this one did; [`lock::FileLock`] for what one process does at a
-//!   time, whose error names the holder.
+//!   time, whose error names the holder; an `flock` is unlocked, not only
+//!   closed, where threads start programs: until it is executed, a program has
+//!   a copy of every descriptor.
 //! - A snapshotter: labels are checked ([`value::check_labels`]); `created` of
 //!   a committed snapshot is the commit's time; `commit` and `remove` refuse
 //!   what is mounted or held ([`mounter::hold`]); `walk` gives keys after

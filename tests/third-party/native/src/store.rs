@@ -315,18 +315,28 @@ fn parse(path: &Path, text: &[u8]) -> Result<SnapshotInfo> {
         .ok_or_else(damaged)
 }
 
+/// A locked tree. Closing the file would not free it while another thread
+/// starts a program: until that is executed, it has a copy of the descriptor.
+pub(crate) struct TreeLock(File);
+
+impl Drop for TreeLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Keeps a tree from being removed.
-pub(crate) fn share_tree(fs: &Path, key: &SnapshotKey) -> Result<File> {
+pub(crate) fn share_tree(fs: &Path, key: &SnapshotKey) -> Result<TreeLock> {
     let gone = || Error::not_found(format!("parent snapshot {key} does not exist"));
     let file = File::open(fs).map_err(|_| gone())?;
     file.try_lock_shared()
         .map_err(|_| Error::conflict(format!("snapshot {key} is being removed")))?;
-    Ok(file)
+    Ok(TreeLock(file))
 }
 
 /// Keeps a tree from being mounted, or fails while it is: by who holds it
 /// (`containerkit_plugin::mounter::hold`), or by a bind in this namespace.
-pub(crate) fn lock_tree(fs: &Path, key: &SnapshotKey, doing: &str) -> Result<File> {
+pub(crate) fn lock_tree(fs: &Path, key: &SnapshotKey, doing: &str) -> Result<TreeLock> {
     let used = |how: &str| {
         Error::precondition(format!("snapshot {key} is {how} and cannot be {doing}"))
             .with_hint("unmount it, or end the container that runs on it")
@@ -334,6 +344,7 @@ pub(crate) fn lock_tree(fs: &Path, key: &SnapshotKey, doing: &str) -> Result<Fil
     let file = File::open(fs).io_context(|| format!("open {}", fs.display()))?;
     file.try_lock()
         .map_err(|_| used("mounted or being copied"))?;
+    let lock = TreeLock(file);
     let table =
         fs::read_to_string("/proc/self/mountinfo").io_context(|| "read /proc/self/mountinfo")?;
     // The fourth field is the bound folder as its own file system names it; a
@@ -347,6 +358,6 @@ pub(crate) fn lock_tree(fs: &Path, key: &SnapshotKey, doing: &str) -> Result<Fil
     };
     match table.lines().any(bound) {
         true => Err(used("mounted")),
-        false => Ok(file),
+        false => Ok(lock),
     }
 }
