@@ -15,9 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerkit::content::{self, ContentStore, Expected};
-use containerkit::document;
+use containerkit::document::{self, Document};
 use containerkit::oci_spec::image::Descriptor;
-use containerkit::{Cancel, Digest, Error, ErrorKind, IngestRef, Labels, Reference, Result};
+use containerkit::{
+    Cancel, Context as _, Digest, Error, ErrorKind, IngestRef, Labels, Reference, Result,
+};
 
 use crate::Check;
 use crate::client::Registry;
@@ -59,6 +61,13 @@ pub fn pull<T>(
         reference,
     };
     let tree = tree::walk(&remote, &target.descriptor, target.data, &options.platforms)?;
+    for (descriptor, data) in &tree.documents {
+        let parsed = document::parse(data, descriptor.media_type().as_ref())?;
+        if let Document::Manifest(manifest) = parsed {
+            document::check_layers(&manifest)
+                .context(|| format!("manifest {}", descriptor.digest()))?;
+        }
+    }
     let documents = tree.documents.iter().map(|(descriptor, _)| descriptor);
     let all = documents.chain(&tree.configs).chain(&tree.layers);
     let all: Vec<Digest> = all.map(document::digest_of).collect::<Result<_>>()?;

@@ -65,15 +65,6 @@ pub(crate) fn walk(
     Ok(walk.tree)
 }
 
-/// Whether a blob of this type is an image's config, which is read whole.
-fn is_config(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "application/vnd.oci.image.config.v1+json"
-            | "application/vnd.docker.container.image.v1+json"
-    )
-}
-
 impl Walk<'_> {
     fn take(&mut self) -> Result<()> {
         self.left = self.left.checked_sub(1).ok_or_else(|| {
@@ -123,7 +114,9 @@ impl Walk<'_> {
 
     fn config(&mut self, descriptor: &Descriptor) -> Result<()> {
         let digest = document::digest_of(descriptor)?;
-        if is_config(descriptor.media_type().as_ref()) && descriptor.size() > document::DOCUMENT {
+        if document::is_config(descriptor.media_type().as_ref())
+            && descriptor.size() > document::DOCUMENT
+        {
             return Err(Error::new(
                 ErrorKind::ResourceExhausted,
                 format!(
@@ -228,7 +221,7 @@ impl Walk<'_> {
                 child.digest()
             )));
         };
-        if !is_config(manifest.config().media_type().as_ref()) {
+        if !document::is_config(manifest.config().media_type().as_ref()) {
             return Ok(());
         }
         let config = document::parse_config(&self.source.config(manifest.config())?)

@@ -2,8 +2,8 @@
 
 use containerkit::content::ContentStore;
 pub(crate) use containerkit::document::{
-    DOCUMENT, Document, describe, digest_of, is_document, is_index, json_error, parse,
-    parse_config, read, recognize,
+    DOCUMENT, Document, check_layers, describe, digest_of, is_config, is_document, is_index,
+    json_error, parse, parse_config, read, recognize, too_many_layers,
 };
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Context as _, Digest, Error, Result};

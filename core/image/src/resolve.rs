@@ -292,7 +292,7 @@ fn platform_of(
         let offered = Offered::of(platform);
         return Ok((!offered.is_unknown()).then_some(offered));
     }
-    if !is_config(manifest.config()) {
+    if !document::is_config(manifest.config().media_type().as_ref()) {
         return Ok(None);
     }
     let config = config(store, manifest.config())?;
@@ -304,14 +304,6 @@ fn offered_by(config: &ImageConfiguration) -> Offered {
         &config.os().to_string(),
         &config.architecture().to_string(),
         config.variant().as_deref(),
-    )
-}
-
-fn is_config(descriptor: &Descriptor) -> bool {
-    matches!(
-        descriptor.media_type().as_ref(),
-        "application/vnd.oci.image.config.v1+json"
-            | "application/vnd.docker.container.image.v1+json"
     )
 }
 
@@ -329,7 +321,7 @@ pub(crate) fn image(store: &dyn ContentStore, descriptor: &Descriptor) -> Result
         )));
     };
     let bad = |why: String| Error::invalid(format!("image {}: {why}", descriptor.digest()));
-    if !is_config(manifest.config()) {
+    if !document::is_config(manifest.config().media_type().as_ref()) {
         return Err(bad(format!(
             "it is no container image: its config is of type {}",
             containerkit::quote(manifest.config().media_type().as_ref())

@@ -29,8 +29,9 @@ use containerkit::snapshot::{SnapshotInfo, SnapshotKind};
 use containerkit::{Error, ErrorKind, Result, SnapshotKey, Snapshotter};
 
 use crate::cancel::Cancel;
+use crate::document;
 use crate::event::{Event, Watcher};
-use crate::limits::{Limits, exhausted};
+use crate::limits::Limits;
 use crate::resolve::{Image, Layer};
 
 /// On a snapshot that is being written: the chain ID that it is for.
@@ -104,11 +105,7 @@ pub fn unpack(
 ) -> Result<Option<SnapshotKey>> {
     let total = image.layers.len();
     if total > options.limits.layers {
-        return Err(exhausted(format!(
-            "the image has {total} layers, more than the {} that can be stacked",
-            options.limits.layers
-        ))
-        .with_hint("squash some layers of the image"));
+        return Err(document::too_many_layers(total, options.limits.layers));
     }
     let keys: Vec<SnapshotKey> = image
         .layers

@@ -590,3 +590,27 @@ fn a_docker_folder_that_climbs_is_told_so() {
         assert!(text.contains(name) && !text.contains("os error"), "{text}");
     }
 }
+
+#[test]
+fn too_many_layers_are_refused_before_any_is_stored() {
+    let stored = |path: &Path| {
+        let store = Memory::default();
+        let error = run(&store, path).expect_err("501 layers");
+        assert!(
+            error.to_string().contains("501 layers, more than the 500"),
+            "{error}"
+        );
+        store.blobs.lock().unwrap().len()
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let layer = tar(&[file("f", "x")]);
+    let media_type = "application/vnd.oci.image.layer.v1.tar";
+    let mut layout = Layout::new();
+    let layers = vec![(media_type, layer.clone(), layer.clone()); 501];
+    let image = layout.image(host(), &layers);
+    layout.index(&[named(image, "many")]);
+    assert_eq!(stored(&layout.write(tmp.path())), 0);
+    let archive = tmp.path().join("docker.tar");
+    fs::write(&archive, tar(&docker(&vec![layer; 501], &["many:1"]))).unwrap();
+    assert_eq!(stored(&archive), 0);
+}

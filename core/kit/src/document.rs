@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, quote};
+use crate::mounter::OVERLAY_LAYERS;
 
 /// The largest manifest, index or config that is read, in bytes.
 pub const DOCUMENT: u64 = 4 << 20;
@@ -81,6 +82,34 @@ pub fn is_document(media_type: &str) -> bool {
 /// Whether it is an index's.
 pub fn is_index(media_type: &str) -> bool {
     INDEXES.contains(&media_type)
+}
+
+/// Refuses an image with more layers than can ever be stacked, before any of
+/// them is fetched or stored. Artifacts may have what they like.
+pub fn check_layers(manifest: &ImageManifest) -> Result<()> {
+    let count = manifest.layers().len();
+    if !is_config(manifest.config().media_type().as_ref()) || count <= OVERLAY_LAYERS {
+        return Ok(());
+    }
+    Err(too_many_layers(count, OVERLAY_LAYERS))
+}
+
+/// The error of an image with more layers than the limit.
+pub fn too_many_layers(count: usize, limit: usize) -> Error {
+    Error::new(
+        ErrorKind::ResourceExhausted,
+        format!("the image has {count} layers, more than the {limit} that can be stacked"),
+    )
+    .with_hint("squash some layers of the image")
+}
+
+/// Whether a blob of this type is an image's config, which is read whole.
+pub fn is_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json"
+            | "application/vnd.docker.container.image.v1+json"
+    )
 }
 
 /// Parses an index or a manifest. One that could be read as both, or whose

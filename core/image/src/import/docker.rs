@@ -4,6 +4,7 @@
 
 use std::io::Read;
 
+use containerkit::mounter::OVERLAY_LAYERS;
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Algorithm, Context as _, Digest, Error, IoContext, Result, quote};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,6 @@ struct Saved {
 }
 
 const IMAGES: usize = 512;
-const LAYERS: usize = 1024;
 
 pub(super) fn import(source: &dyn Source, into: &Target) -> Result<Vec<Imported>> {
     let manifest = source
@@ -88,7 +88,10 @@ fn convert(source: &dyn Source, image: &Saved, into: &Target) -> Result<Descript
         document::parse_config(&config).context(|| format!("config {}", quote(&image.config)))?;
     let diff_ids = parsed.rootfs().diff_ids();
     let layers = image.layers.as_deref().unwrap_or_default();
-    if layers.len() != diff_ids.len() || layers.len() > LAYERS {
+    if layers.len() > OVERLAY_LAYERS {
+        return Err(document::too_many_layers(layers.len(), OVERLAY_LAYERS));
+    }
+    if layers.len() != diff_ids.len() {
         return Err(Error::invalid(format!(
             "config {} has {} layers and manifest.json {}",
             quote(&image.config),

@@ -254,6 +254,7 @@ impl Walk<'_> {
             .context(|| format!("manifest {digest}"))?;
         match parsed {
             Document::Manifest(manifest) => {
+                document::check_layers(&manifest).context(|| format!("manifest {digest}"))?;
                 self.config(manifest.config())?;
                 for layer in manifest.layers() {
                     self.blob(layer)?;
