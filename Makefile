@@ -42,8 +42,9 @@ bench: setup stage
 	@SUDO="$(SUDO)" tests/scripts/bench.sh "$(STAGE)"
 	@SUDO="$(SUDO)" tests/scripts/bench-images.sh "$(STAGE)"
 	@SUDO="$(SUDO)" tests/scripts/bench-registry.sh "$(STAGE)"
-	$(CARGO) build --release --locked -p containerkit-tests --example collect
+	$(CARGO) build --release --locked -p containerkit-tests --example collect --example stores
 	$(SUDO) "$(TARGET)/release/examples/collect"
+	$(SUDO) "$(TARGET)/release/examples/stores"
 
 clean:
 	$(CARGO) clean
