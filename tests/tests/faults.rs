@@ -252,6 +252,37 @@ fn a_collection() {
     .fail_everywhere();
 }
 
+/// What could not be looked at is no damage, and nothing is mended there.
+#[test]
+fn a_check() {
+    let kit = Kit::new();
+    let layout = layout(&kit);
+    kit.run(["image", "import", &layout, "--name", "one"]).ok();
+    let operation = Operation::new(&kit, &["check", "--repair"], &|| {});
+    let there = (blobs(&kit), snapshots(&kit));
+    let mut full = 0;
+    for number in (1..).step_by(9) {
+        for turn in 0..4 {
+            let fault = operation.run(Place { number, turn });
+            let Some((call, error)) = fault.failed else {
+                assert!(full > 0);
+                fault.ran.ok();
+                return;
+            };
+            if error == "ENOSPC" {
+                let told = &fault.ran.stdout;
+                assert!(
+                    !told.contains("damaged"),
+                    "{call} {number}: {:?}",
+                    fault.ran
+                );
+                assert_eq!((blobs(&kit), snapshots(&kit)), there, "{call} {number}");
+                full += 1;
+            }
+        }
+    }
+}
+
 #[test]
 fn the_records() {
     let kit = Kit::new();

@@ -105,6 +105,15 @@ fn report(
         print(&checked);
     }
     let damage = checked.findings.iter().filter(|f| f.is_damage()).count();
+    let unchecked = |finding: &&Finding| finding.state == State::Unchecked;
+    let unchecked = checked.findings.iter().filter(unchecked).count();
+    if damage == 0 && unchecked > 0 {
+        let message = format!("{unchecked} of what is stored could not be checked");
+        let error = Error::new(ErrorKind::Unavailable, message);
+        return Err(
+            error.with_hint("mend what the host refuses, as told beside each, and check again")
+        );
+    }
     if damage == 0 {
         return Ok(Outcome::Success);
     }
@@ -214,7 +223,7 @@ fn open<T: ?Sized>(
 }
 
 fn of_store(name: &InstanceName, error: &Error) -> Finding {
-    let mut finding = Finding::new("store", name, State::Damaged, error.to_string());
+    let mut finding = Finding::new("store", name, State::of(error), error.to_string());
     finding.mend = error.hint().map(str::to_owned);
     finding
 }

@@ -274,6 +274,7 @@ impl<'a> Tree<'a> {
                         self.remove(&here, &name, &next)?;
                         above.push(identity(&here.fd)?);
                         here = self.mkdir(&here, &name, next)?;
+                        self.untold(&here.path)?;
                         if self.form == WhiteoutForm::Overlay {
                             super::whiteout::make_opaque(&here)?;
                         }
@@ -298,6 +299,7 @@ impl<'a> Tree<'a> {
                     above.push(identity(&here.fd)?);
                     let parent = std::mem::take(&mut here.path);
                     here = self.mkdir(&here, &name, next)?;
+                    self.untold(&here.path)?;
                     if let Some(below) = &mut self.below {
                         below.implied(&parent, &here.path)?;
                     }
@@ -401,6 +403,15 @@ impl<'a> Tree<'a> {
             return Ok(());
         }
         self.remember(path, times)
+    }
+
+    /// A folder of an image that no entry tells of has the time 0, so that the
+    /// same layer always gives the same tree.
+    fn untold(&mut self, path: &[u8]) -> Result<()> {
+        match self.form {
+            WhiteoutForm::Plain => Ok(()),
+            _ => self.set_time(path, (0, 0)),
+        }
     }
 
     fn remember(&mut self, path: &[u8], times: Timestamps) -> Result<()> {

@@ -35,7 +35,7 @@ impl Course<'_> {
                 .position(|store| store.stamp.instance == record.content)
             else {
                 let why = format!("content store {} cannot be opened", record.content);
-                let finding = Finding::new("image", &record.name, State::Damaged, why);
+                let finding = Finding::new("image", &record.name, State::Unchecked, why);
                 self.checked.findings.push(finding);
                 continue;
             };

@@ -10,7 +10,8 @@
 //! What others are doing meanwhile is no damage: what is gone when its turn
 //! comes is looked for again, and counts only if its image is still recorded.
 //! What killed processes left, and ingests that can be gone on with, are told
-//! and are no damage either.
+//! and are no damage either. What the host keeps from being looked at, a full
+//! disk for one, is told as unchecked, and repairing leaves it alone.
 //!
 //! Repairing takes a blob from another store that has it whole, else drops it,
 //! so that its image is incomplete and the next pull or import brings it anew;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use containerkit::record::{ImageRecord, Roots};
-use containerkit::{Digest, InstanceName, Result, SnapshotKey};
+use containerkit::{Digest, Error, ErrorKind, InstanceName, Result, SnapshotKey};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
@@ -68,15 +69,32 @@ pub enum State {
     Incomplete,
     /// Somebody was killed over it, or left it to be gone on with: no damage.
     Leftover,
+    /// It could not be looked at now: a full or read-only disk, too few
+    /// descriptors. Nothing is known of it, and nothing is done about it.
+    Unchecked,
 }
 
 impl State {
+    /// What an error says of the object that was looked at, if anything: it
+    /// may tell of the host as it is now.
+    pub fn of(error: &Error) -> State {
+        match error.kind() {
+            ErrorKind::ResourceExhausted
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Conflict
+            | ErrorKind::Unavailable
+            | ErrorKind::Timeout => State::Unchecked,
+            _ => State::Damaged,
+        }
+    }
+
     /// As in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             State::Damaged => "damaged",
             State::Incomplete => "incomplete",
             State::Leftover => "leftover",
+            State::Unchecked => "unchecked",
         }
     }
 }
@@ -126,7 +144,7 @@ impl Finding {
 
     /// Whether it is damage that is still there.
     pub fn is_damage(&self) -> bool {
-        self.state != State::Leftover && self.repaired.is_none()
+        matches!(self.state, State::Damaged | State::Incomplete) && self.repaired.is_none()
     }
 }
 

@@ -40,15 +40,18 @@ impl Course<'_> {
                     }
                     None => Ok(None),
                 };
-                let why = match found {
+                let (state, why) = match found {
                     Ok(None) => continue,
-                    Ok(Some(why)) => why,
+                    Ok(Some(why)) => (State::Damaged, why),
                     Err(error) if is_gone(&*snapshotter.driver, info, &error) => continue,
                     Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                    Err(error) => error.to_string(),
+                    Err(error) => (State::of(&error), error.to_string()),
                 };
-                let finding = Finding::new("snapshot", &info.key, State::Damaged, why);
+                let finding = Finding::new("snapshot", &info.key, state, why);
                 self.checked.findings.push(finding.of(&instance));
+                if state == State::Unchecked {
+                    continue;
+                }
                 let bad = self.bad_snapshots.entry(place).or_default();
                 bad.push(info.key.clone());
             }
