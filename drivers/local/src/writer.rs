@@ -47,6 +47,21 @@ fn algorithm(expected: &Expected) -> Algorithm {
         .map_or(Algorithm::Sha256, Digest::algorithm)
 }
 
+/// Whoever says a size may lie: what cannot fit is refused before it fills the
+/// disk.
+fn check_room(data: &File, held: u64, name: &IngestRef, expected: &Expected) -> Result<()> {
+    let stat = rustix::fs::fstatvfs(data).io_context(|| format!("ingest {name}: statvfs"))?;
+    let free = stat.f_bfree.saturating_mul(stat.f_frsize);
+    match expected.size {
+        // Some file systems do not say what they have.
+        Some(size) if stat.f_blocks > 0 && size.saturating_sub(held) > free => Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            format!("ingest {name}: {size} bytes are expected, and there is room for {free} more"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl Writer {
     pub(crate) fn open(
         layout: &Arc<Layout>,
@@ -61,6 +76,7 @@ impl Writer {
             return Err(exists(digest));
         }
         let held = ingest::hold(layout, name, expected)?;
+        check_room(&held.data, held.size, name, expected)?;
         let hasher = file::hash(&held.data, held.size, algorithm(expected).hasher())
             .io_context(|| format!("ingest {name}: hash what is held"))?
             .ok_or_else(|| Error::data_loss(format!("ingest {name}: its data shrank meanwhile")))?;

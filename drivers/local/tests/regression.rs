@@ -457,11 +457,12 @@ fn descriptors_of_a_deleted_blob_go_on_and_share_no_offset() {
     assert!(a.write(b"x").is_err(), "read-only");
 }
 
-/// Writes until it cannot, then says how that went.
+/// Writes until it cannot, then says how that went. No size is told: one that
+/// cannot fit would be refused before.
 fn write_until_full(root: &Path) {
     let store = open(root).unwrap();
     let data = noise(8 << 20, 7);
-    let mut writer = store.writer(&name("big/layer"), &sized(&data)).unwrap();
+    let mut writer = store.writer(&name("big/layer"), &any()).unwrap();
     // Uneven parts, so that the last one is cut short; small and large ones.
     let mut error = None;
     for part in data.chunks(777_777) {
@@ -491,7 +492,7 @@ fn write_until_full(root: &Path) {
     let prefix = Algorithm::Sha256.digest(&data[..1 << 20]);
     let info = writer.commit(&any(), &Labels::new()).unwrap();
     assert_eq!(info.digest, prefix);
-    let mut writer = store.writer(&name("big/layer"), &sized(&data)).unwrap();
+    let mut writer = store.writer(&name("big/layer"), &any()).unwrap();
     while writer
         .write(&data[writer.status().unwrap().offset as usize..])
         .is_ok()
@@ -595,4 +596,24 @@ fn a_data_file_that_shrank_under_its_writer_does_not_become_a_blob() {
     writer.truncate(0).unwrap();
     writer.write(b"data").unwrap();
     writer.commit(&any(), &Labels::new()).unwrap();
+}
+
+#[test]
+fn a_size_that_cannot_fit_is_refused_before_a_byte() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path()).unwrap();
+    let name: IngestRef = "put".parse().unwrap();
+    let size = |size| Expected {
+        size: Some(size),
+        ..any()
+    };
+    let refused = store.writer(&name, &size(u64::MAX / 2)).map(drop);
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.to_string().contains("there is room for"), "{error}");
+    store
+        .writer(&name, &size(4))
+        .unwrap()
+        .write(b"data")
+        .unwrap();
 }
