@@ -128,13 +128,13 @@ impl Source {
             )));
         }
         let open = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && stat.st_mode & 0o002 != 0;
+            && stat.st_mode & 0o022 != 0;
         let bytes = read_limited(&fd, &name(), SIZE_LIMIT)?;
         let path: Arc<Path> = Arc::from(path);
         match String::from_utf8(bytes) {
             Ok(text) => {
                 let mut source = Source::new(Some(path), text);
-                source.warning = open.then(|| format!("{} can be written by everybody", name()));
+                source.warning = open.then(|| format!("{} can be written by others", name()));
                 Ok(source)
             }
             Err(error) => {

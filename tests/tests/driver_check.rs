@@ -123,6 +123,7 @@ fn what_is_left_is_found() {
         "close-on-exec",
     );
     found(&["litter@open"], &["DRV-G-05"], "litter");
+    found(&["far@open"], &["DRV-G-05"], "it wrote /var/tmp/litter");
     let reaped = ["DRV-G-08", "DRV-G-14"];
     found(&["reap@open"], &reaped, "it reaped a child process");
 }

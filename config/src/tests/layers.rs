@@ -83,7 +83,7 @@ fn a_file_that_everybody_writes_is_warned_of() {
     assert_eq!(
         warnings,
         [format!(
-            "configuration {} can be written by everybody",
+            "configuration {} can be written by others",
             path.display()
         )]
     );

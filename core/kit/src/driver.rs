@@ -99,7 +99,7 @@ impl OptionKind {
     pub const fn name(self) -> &'static str {
         match self {
             OptionKind::String => "a string",
-            OptionKind::Path => "a path",
+            OptionKind::Path => "an absolute path",
             OptionKind::Integer => "an integer",
             OptionKind::Boolean => "true or false",
             OptionKind::StringList => "an array of strings",
@@ -111,9 +111,10 @@ impl OptionKind {
     pub fn accepts(self, value: &Value) -> bool {
         match self {
             OptionKind::String => value.is_string(),
-            OptionKind::Path => value
-                .as_str()
-                .is_some_and(|path| !path.is_empty() && !path.contains('\0')),
+            OptionKind::Path => value.as_str().is_some_and(|path| match path.contains('/') {
+                true => path.starts_with('/') && !path.contains('\0'),
+                false => !path.is_empty() && !path.contains('\0'),
+            }),
             OptionKind::Integer => value.is_i64() || value.is_u64(),
             OptionKind::Boolean => value.is_boolean(),
             OptionKind::StringList => value

@@ -145,7 +145,7 @@ impl Default for Page {
 
 /// More entries than any listing is worth: a driver that makes up names would
 /// fill the memory.
-const LISTING_LIMIT: usize = 4_000_000;
+pub const LISTING_LIMIT: usize = 4_000_000;
 
 /// Walks all pages: `fetch` gives one page, `name` the sort key of an entry.
 pub fn all_pages<T>(

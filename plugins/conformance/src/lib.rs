@@ -38,7 +38,7 @@ pub mod snapshot;
 mod sys;
 
 pub use folders::Folders;
-pub use guest::remember;
+pub use guest::{COMMON, remember};
 
 use std::time::{Duration, Instant};
 

@@ -8,6 +8,7 @@ use containerkit::container::{Containers, Created, Launch, Launched, Made};
 use containerkit::record::AfterExit;
 use containerkit::shim::ExitSource;
 use containerkit::{Context, Error, IoContext, Result, fs};
+use containerkit_plugin::host::check_program;
 
 use crate::Outcome;
 use crate::app::App;
@@ -73,6 +74,7 @@ pub(crate) fn launch(
             })
         }
     };
+    check_program(containers.shim())?;
     let Launched { mut shim, link } = created.launch(how)?;
     let started = match shim.wait_started() {
         Ok(started) => started,

@@ -77,6 +77,11 @@ pub struct Containers {
 }
 
 impl Containers {
+    /// The shim's binary.
+    pub fn shim(&self) -> &Path {
+        &self.shim
+    }
+
     /// `root` and `state` are the kit's folders; `shim` the
     /// `containerkit-shim` binary; `cleanup` the words before an id that make
     /// a command which removes that container, for a shim whose client died.

@@ -5,6 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use abi_stable::std_types::{RSlice, RSliceMut};
 use containerkit::content::{
@@ -18,6 +19,7 @@ use containerkit::runtime::{
 use containerkit::snapshot::{
     CommitOptions, SnapshotFilter, SnapshotInfo, SnapshotterCapabilities,
 };
+use containerkit::value::LISTING_LIMIT;
 use containerkit::{
     ContainerId, ContentStore, Digest, IngestRef, LabelChanges, Labels, Mount, Page, Result,
     Runtime, SnapshotKey, Snapshotter, Usage,
@@ -34,6 +36,9 @@ use super::watch::Subject;
 pub struct Proxy<T> {
     driver: Handle<T>,
     capabilities: u64,
+    /// Entries since a walk last began: whoever pages through names that are
+    /// made up is told by whom.
+    walked: AtomicUsize,
     /// After the driver: fields drop in order.
     _claim: Claim,
 }
@@ -52,8 +57,17 @@ impl<T> Proxy<T> {
         Ok(Proxy {
             driver,
             capabilities,
+            walked: AtomicUsize::new(0),
             _claim: claim,
         })
+    }
+
+    fn ends(&self, page: &Page, found: usize) -> Result<()> {
+        if page.after.is_none() {
+            self.walked.store(0, Relaxed);
+        }
+        let walked = self.walked.fetch_add(found, Relaxed) + found;
+        few(walked, LISTING_LIMIT, "entries of its listing")
     }
 
     #[inline]
@@ -163,6 +177,7 @@ impl Snapshotter for Proxy<FSnapshotterBox> {
             |d| d.walk(snapshot_filter_out(filter), page_out(page)),
             |found| {
                 within(page, &found)?;
+                self.ends(page, found.len())?;
                 let found: Vec<_> = found.into_iter().map(snapshot_in).collect::<Result<_>>()?;
                 in_order(page, &found, |info| info.key.to_string())?;
                 Ok(found)
@@ -226,6 +241,7 @@ impl ContentStore for Proxy<FContentBox> {
             |d| d.walk(blob_filter_out(filter), page_out(page)),
             |found| {
                 within(page, &found)?;
+                self.ends(page, found.len())?;
                 let found: Vec<_> = found.into_iter().map(blob_in).collect::<Result<_>>()?;
                 in_order(page, &found, |info| info.digest.to_string())?;
                 Ok(found)

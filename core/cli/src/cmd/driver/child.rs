@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use containerkit::shim::WireError;
 use containerkit::{Digest, DriverKind, Error, InstanceName, IoContext, Result};
-use containerkit_conformance::{CaseResult, Outcome as Ended};
+use containerkit_conformance::{COMMON, CaseResult, Outcome as Ended};
 use containerkit_plugin::host::{Library, set_default_limit, set_hook};
 use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::mount::MountPropagationFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -120,7 +120,7 @@ pub(crate) fn run() -> Result<Outcome> {
     let parent = socket()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .io_context(|| "become a subreaper")?;
-    private_mounts();
+    let mounts = private_mounts();
     let mut line = String::new();
     let mut reader = BufReader::new(parent.try_clone().io_context(|| "read the job")?);
     reader.read_line(&mut line).io_context(|| "read the job")?;
@@ -131,6 +131,9 @@ pub(crate) fn run() -> Result<Outcome> {
     set_hook(|error| {
         let _ = tell(&Event::Hangs(WireError::from(error)));
     });
+    if mounts == Mounts::Own {
+        cover(&job);
+    }
     match work(&job) {
         Ok(()) => tell(&Event::Done)?,
         Err(error) => tell(&Event::Refused(WireError::from(&error)))?,
@@ -186,13 +189,43 @@ fn socket() -> Result<UnixStream> {
 
 /// Mounts that a driver leaves end with this process. Without the right to do
 /// it there is also none to mount.
-fn private_mounts() {
+fn private_mounts() -> Mounts {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     let done = unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|errno| errno.to_string())
         .and_then(|()| rustix::mount::mount_change("/", slave).map_err(|errno| errno.to_string()));
-    if let Err(error) = done {
-        log::debug!("mounts are not private: {error}");
+    match done {
+        Ok(()) => Mounts::Own,
+        Err(error) => {
+            log::debug!("mounts are not private: {error}");
+            Mounts::Shared
+        }
+    }
+}
+
+/// Whose the mounts of this process are.
+#[derive(PartialEq)]
+enum Mounts {
+    Own,
+    Shared,
+}
+
+/// Gives this process folders of its own where everybody writes: what a driver
+/// leaves there is seen, and gone with it. Not where the check itself, its driver
+/// or a program lies, or where an option leads.
+fn cover(job: &Job) {
+    let options = Value::Object(job.options.clone()).to_string();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut used: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    used.extend([job.library.clone(), job.scratch.clone()]);
+    for folder in COMMON {
+        if options.contains(folder) || used.iter().any(|path| path.starts_with(folder)) {
+            continue;
+        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        if let Err(errno) = mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=1777")) {
+            log::debug!("{folder} is everybody's: {errno}");
+        }
     }
 }
 
