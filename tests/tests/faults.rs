@@ -252,14 +252,13 @@ fn a_collection() {
     .fail_everywhere();
 }
 
-/// What could not be looked at is no damage, and nothing is mended there.
+/// What a full disk keeps from being looked at is no damage.
 #[test]
 fn a_check() {
     let kit = Kit::new();
     let layout = layout(&kit);
     kit.run(["image", "import", &layout, "--name", "one"]).ok();
-    let operation = Operation::new(&kit, &["check", "--repair"], &|| {});
-    let there = (blobs(&kit), snapshots(&kit));
+    let operation = Operation::new(&kit, &["check"], &|| {});
     let mut full = 0;
     for number in (1..).step_by(9) {
         for turn in 0..4 {
@@ -276,7 +275,6 @@ fn a_check() {
                     "{call} {number}: {:?}",
                     fault.ran
                 );
-                assert_eq!((blobs(&kit), snapshots(&kit)), there, "{call} {number}");
                 full += 1;
             }
         }
