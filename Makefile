@@ -44,7 +44,7 @@ bench: setup stage
 	@SUDO="$(SUDO)" tests/scripts/bench-registry.sh "$(STAGE)"
 	$(CARGO) build --release --locked -p containerkit-tests --example collect --example stores
 	$(SUDO) "$(TARGET)/release/examples/collect"
-	$(SUDO) "$(TARGET)/release/examples/stores"
+	@SUDO="$(SUDO)" tests/scripts/bench-stores.sh "$(TARGET)/release/examples/stores"
 
 clean:
 	$(CARGO) clean
