@@ -73,16 +73,17 @@ fn snapshots(root: &Path, counts: &[usize]) {
     let committed = CommitOptions::default();
     let (begun, mut there) = (Instant::now(), 0);
     for count in counts {
-        for n in there..*count {
+        while there < *count {
             if begun.elapsed() > PATIENCE {
                 println!("{count} snapshots take too long to make here");
                 break;
             }
-            overlay.prepare(&key("active", n), None, &none).unwrap();
+            let active = key("active", there);
+            overlay.prepare(&active, None, &none).unwrap();
             overlay
-                .commit(&key("there", n), &key("active", n), &committed)
+                .commit(&key("there", there), &active, &committed)
                 .unwrap();
-            there = n + 1;
+            there += 1;
         }
         let parent = key("there", there / 2);
         let prepare = rate(|n| {

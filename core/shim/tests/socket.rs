@@ -373,9 +373,9 @@ fn exec_cycle(world: &World, n: u32) {
 
 /// As in the leaks that others had: of each attach, each resize, each exec.
 #[test]
-fn thousands_of_cycles_leave_descriptors_threads_and_memory_flat() {
-    for (terminal, cycles) in [(false, 3000), (true, 1500)] {
-        let script = "while :; do echo out; sleep 0.01; done & exec cat >/dev/null";
+fn ten_thousand_cycles_leave_descriptors_threads_and_memory_flat() {
+    for (terminal, cycles) in [(false, 6500), (true, 3500)] {
+        let script = "while :; do echo out; sleep 0.002; done & exec cat >/dev/null";
         let mut world = held(World::new(script), true);
         if terminal {
             world = world.terminal();
