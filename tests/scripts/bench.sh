@@ -16,12 +16,14 @@ bin=$stage/bin/containerkit
 rounds=${ROUNDS:-30}
 work=$(mktemp -d /tmp/containerkit-bench.XXXXXX)
 chmod 0755 "$work"
-trap '$SUDO rm -rf "$work"' EXIT INT TERM
+# Run-time data of both is in memory, as /run is.
+state=$(mktemp -d /dev/shm/containerkit-bench.XXXXXX)
+trap '$SUDO rm -rf "$work" "$state"' EXIT INT TERM
 "$here/image.sh" "$work/busybox"
 cat >"$work/containerkit.toml" <<EOF
 version = 1
 root = "$work/root"
-state = "$work/state"
+state = "$state/kit"
 driver_path = ["$stage/lib/containerkit/drivers"]
 EOF
 kit() { $SUDO "$bin" --config "$work/containerkit.toml" "$@"; }
@@ -44,7 +46,7 @@ for runtime in runc crun; do
     : >"$work/bare" && : >"$work/kit"
     i=0
     while [ $i -lt "$rounds" ]; do
-        ms $SUDO "$runtime" --root "$work/$runtime" run --bundle "$work/bundle" "bench-$i" >>"$work/bare"
+        ms $SUDO "$runtime" --root "$state/$runtime" run --bundle "$work/bundle" "bench-$i" >>"$work/bare"
         ms kit run --rm --runtime "$runtime" busybox true >>"$work/kit"
         i=$((i + 1))
     done
@@ -57,12 +59,12 @@ done
 # There are two, so that what both only read is no private memory of either.
 kit run --detach --name bench busybox sleep 1000 >/dev/null
 kit run --detach --name other busybox sleep 1000 >/dev/null
-trap 'kit delete --force bench other >/dev/null; $SUDO rm -rf "$work"' EXIT INT TERM
+trap 'kit delete --force bench other >/dev/null; $SUDO rm -rf "$work" "$state"' EXIT INT TERM
 runc_id=$(kit inspect bench | sed -n 's/^ *"id": "\(.*\)",*$/\1/p' | head -n 1)
 : >"$work/bare-exec" && : >"$work/kit-exec"
 i=0
 while [ $i -lt "$rounds" ]; do
-    ms $SUDO runc --root "$work/state/runtime/runc/root" exec "$runc_id" true >>"$work/bare-exec" 2>/dev/null || break
+    ms $SUDO runc --root "$state/kit/runtime/runc/root" exec "$runc_id" true >>"$work/bare-exec" 2>/dev/null || break
     ms kit exec bench true >>"$work/kit-exec"
     i=$((i + 1))
 done

@@ -25,7 +25,7 @@ if ! command -v "${CARGO:-cargo}" >/dev/null 2>&1; then
     echo "error: cargo is missing: install Rust by rustup, see https://rustup.rs" >&2
     exit 1
 fi
-[ -n "$missing" ] || { echo "setup: everything is there ($(for pair in $wanted; do printf '%s ' "${pair%%:*}"; done))"; exit 0; }
+[ -n "$missing" ] || { echo "setup: everything is there ($(printf '%s\n' $wanted | cut -d: -f1 | paste -sd ' '))"; exit 0; }
 
 echo "setup: installing$missing by apt${SUDO:+ (through $SUDO)}"
 export DEBIAN_FRONTEND=noninteractive
