@@ -27,7 +27,7 @@ use containerkit::{
     ContentStore, Driver, DriverContext, Error, InstanceName, IoContext, Labels, Reference, Result,
     Runtime, Snapshotter, fs,
 };
-use containerkit_image::platform::PlatformChoice;
+use containerkit_image::PlatformChoice;
 use containerkit_image::{ImportOptions, UnpackOptions};
 use containerkit_local::Local;
 use containerkit_overlay::Overlay;

@@ -42,7 +42,7 @@ use containerkit::idmap::IdMapping;
 use containerkit::{Mount, Result};
 use serde::{Serialize, Serializer};
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 
 pub use snapshot::{of_snapshot, on_snapshot};
 pub use trees::Trees;

@@ -27,8 +27,8 @@ use containerkit::content::ContentStore;
 use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Context as _, Error, Reference, Result, quote};
 
-use crate::cancel::Cancel;
-use crate::platform::PlatformChoice;
+use crate::Cancel;
+use crate::PlatformChoice;
 use archive::Wrap;
 
 /// What is written.

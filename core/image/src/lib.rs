@@ -37,8 +37,7 @@ pub mod resolve;
 pub mod unpack;
 
 pub use apply::{Applied, ApplyOptions, WhiteoutForm, apply};
-pub(crate) use containerkit::cancel;
-pub use containerkit::{Cancel, PlatformChoice, platform};
+pub use containerkit::{Cancel, PlatformChoice};
 pub use diff::{Change, ChangeKind, DiffOptions, Diffed, diff};
 pub use event::{Event, Watcher};
 pub use export::{ExportFormat, ExportOptions, export};

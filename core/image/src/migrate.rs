@@ -18,7 +18,7 @@ use containerkit::{
     SnapshotKey, Snapshotter,
 };
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::limits::Limits;
 use crate::mirror;
 use crate::resolve::Layer;

@@ -20,9 +20,9 @@ use containerkit::oci_spec::image::Descriptor;
 use containerkit::{Context as _, Error, Result, Timestamp};
 use serde_json::{Value, json};
 
+use crate::PlatformChoice;
 use crate::diff::{DiffOptions, Trees};
 use crate::document::json_error;
-use crate::platform::PlatformChoice;
 use crate::resolve::Image;
 
 pub use config::ConfigChanges;

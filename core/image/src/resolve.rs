@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use containerkit::content::ContentStore;
 use containerkit::document::{DEPTH, DOCUMENTS};
 use containerkit::oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
+use containerkit::platform::Offered;
 use containerkit::record::ImageRecord;
 use containerkit::{Context as _, Digest, Error, ErrorKind, Result, chain_id};
 
+use crate::PlatformChoice;
 use crate::document::{self, Document, digest_of};
-use crate::platform::{Offered, PlatformChoice};
 
 /// A layer of a resolved image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use containerkit::content::ContentStore;
 use containerkit::snapshot::{SnapshotInfo, SnapshotKind};
 use containerkit::{Error, ErrorKind, Result, SnapshotKey, Snapshotter};
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::document;
 use crate::event::{Event, Watcher};
 use crate::limits::Limits;

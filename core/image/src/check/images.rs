@@ -6,7 +6,7 @@ use containerkit::record::ImageRecord;
 use containerkit::{ContentStore, Digest, Error, ErrorKind, Result};
 
 use super::{Course, Finding, State, refetch};
-use crate::platform::PlatformChoice;
+use crate::PlatformChoice;
 use crate::resolve::{self, Image};
 use crate::unpack::scratch;
 

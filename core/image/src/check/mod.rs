@@ -30,7 +30,7 @@ use containerkit::record::{ImageRecord, Roots};
 use containerkit::{Digest, Error, ErrorKind, InstanceName, Result, SnapshotKey};
 use serde::Serialize;
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::gc::Stores;
 use crate::limits::Limits;
 use crate::resolve::Image;

@@ -7,7 +7,7 @@ use containerkit::{IoContext, Result};
 use flate2::write::GzEncoder;
 
 use super::plan::Plan;
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::writer::Writer;
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::Source;
 use super::layout::blob_path;
 use super::plan::{self, Content, Plan};
+use crate::PlatformChoice;
 use crate::document::digest_of;
-use crate::platform::PlatformChoice;
 use crate::resolve;
 
 pub(super) fn plan<'a>(sources: &[Source<'a>], platform: &PlatformChoice) -> Result<Plan<'a>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use containerkit::{IoContext, Result};
 
 use super::plan::{self, Plan};
-use crate::cancel::Cancel;
+use crate::Cancel;
 
 pub(super) fn write(plan: &Plan<'_>, dir: &Path, cancel: &Cancel) -> Result<()> {
     for folder in plan.folders() {

@@ -6,7 +6,7 @@ use std::io::Write;
 use containerkit::content::ContentStore;
 use containerkit::{Digest, Error, Result};
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 
 /// The files of an export, by their names in it.
 #[derive(Default)]

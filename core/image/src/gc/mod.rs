@@ -35,7 +35,7 @@ use containerkit::value::all_pages;
 use containerkit::{ContentStore, Digest, InstanceName, Opened, Result, Snapshotter};
 use serde::Serialize;
 
-use crate::cancel::Cancel;
+use crate::Cancel;
 use mark::Marks;
 
 pub use sweep::MOUNT_LABEL;

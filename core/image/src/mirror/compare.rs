@@ -9,7 +9,7 @@ use containerkit::{IoContext, Result};
 use rustix::fs::FileType;
 
 use super::{Difference, Node, join, names, open, open_file};
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::show;
 
 /// The first name of each file that has several.

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::compare::same_content;
 use super::{Node, by_name, join, names, open, open_file};
-use crate::cancel::Cancel;
+use crate::Cancel;
 use crate::show;
 
 struct Copier<'a> {

@@ -5,7 +5,7 @@ use containerkit::fs::open_dir;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use super::*;
-use crate::cancel::Cancel;
+use crate::Cancel;
 
 fn differences(a: &Path, b: &Path) -> Vec<String> {
     let (a, b) = (open_dir(a).expect("a"), open_dir(b).expect("b"));

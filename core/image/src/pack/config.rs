@@ -7,8 +7,8 @@ use containerkit::{Digest, Error, Result, Timestamp, quote};
 use serde_json::{Map, Value, json};
 
 use super::PackOptions;
+use crate::PlatformChoice;
 use crate::document::{self, json_error};
-use crate::platform::PlatformChoice;
 use crate::resolve::Image;
 
 /// Wishes beyond the base's config. What is `None` or empty stays.

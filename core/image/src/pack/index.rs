@@ -2,12 +2,12 @@
 
 use containerkit::content::ContentStore;
 use containerkit::oci_spec::image::Descriptor;
+use containerkit::platform::Offered;
 use containerkit::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{INDEX, store_json};
 use crate::document::json_error;
-use crate::platform::Offered;
 use crate::resolve;
 
 /// Stores an index of the images behind these names, in their order, which is

@@ -11,8 +11,8 @@ use containerkit::{Error, IoContext, Labels, Mount, Result, SnapshotKey, Snapsho
 use super::line::open_root;
 use super::worker::drop_active;
 use super::{EPOCH, flight, source};
+use crate::Cancel;
 use crate::apply::{ApplyOptions, WhiteoutForm, apply};
-use crate::cancel::Cancel;
 use crate::limits::Limits;
 use crate::resolve::Layer;
 
