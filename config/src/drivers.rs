@@ -72,17 +72,14 @@ impl LoadedDrivers {
     ) -> Result<(RuntimeRef, DriverStamp)> {
         let name = instance.unwrap_or(&self.config.default.runtime);
         let (resolved, _, info) = load(&self.config, DriverKind::Runtime, name)?;
-        resolved.make_folders()?;
-        let runtime = RuntimeRef {
-            library: resolved.path,
-            sha256: resolved.pin,
-            instance: name.clone(),
-            root: resolved.context.root,
-            state: resolved.context.state,
-            options: resolved.context.options,
-            call_timeout: resolved.context.call_timeout.map(|limit| limit.as_secs()),
-        };
-        Ok((runtime, stamp(name, info)))
+        Ok((reference(resolved)?, stamp(name, info)))
+    }
+
+    /// The same with nothing checked but where the file is: for a shim that
+    /// loads it while [`runtime_ref`](LoadedDrivers::runtime_ref) checks here.
+    pub fn unchecked_runtime_ref(&self, instance: Option<&InstanceName>) -> Result<RuntimeRef> {
+        let name = instance.unwrap_or(&self.config.default.runtime);
+        reference(self.resolve(DriverKind::Runtime, name)?)
     }
 
     fn open<T: ?Sized>(
@@ -132,6 +129,20 @@ impl Drivers for LoadedDrivers {
             l.content(r.context.clone())
         })
     }
+}
+
+/// Makes its folders.
+fn reference(resolved: Resolved) -> Result<RuntimeRef> {
+    resolved.make_folders()?;
+    Ok(RuntimeRef {
+        library: resolved.path,
+        sha256: resolved.pin,
+        instance: resolved.instance,
+        root: resolved.context.root,
+        state: resolved.context.state,
+        options: resolved.context.options,
+        call_timeout: resolved.context.call_timeout.map(|limit| limit.as_secs()),
+    })
 }
 
 fn stamp(name: &InstanceName, info: DriverInfo) -> DriverStamp {

@@ -26,8 +26,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
+use crate::haste::Haste;
+use crate::standby::{Copied, Copies};
 use crate::{PATIENCE, driver, logger, signals};
 
 /// What the guard keeps open.
@@ -65,23 +67,48 @@ impl Done {
 }
 
 /// Waits for the supervisor, and ends.
-pub(crate) fn run(supervisor: Pid, held: Held) -> ! {
-    if let Err(error) = wait(supervisor) {
+pub(crate) fn run(supervisor: Pid, channel: Channel, copies: Copies, done: Done) -> ! {
+    let mut copied = None;
+    if let Err(error) = wait(supervisor, &copies, &mut copied) {
         // Without its signals there is still its end.
         eprintln!("guard: {error}");
     }
-    match waitid(Id::Pid(supervisor), WaitPidFlag::WEXITED) {
+    let status = waitid(Id::Pid(supervisor), WaitPidFlag::WEXITED);
+    let Some(Copied { request, lock }) = copied.or_else(|| copies.take()) else {
+        // It never had a container.
+        if !matches!(status, Ok(WaitStatus::Exited(_, 0 | driver::HUNG))) {
+            tell(
+                &channel,
+                &ToClient::Failed {
+                    error: WireError::from(&lost(&status)),
+                },
+            );
+        }
+        let _ = end_children();
+        std::process::exit(0);
+    };
+    let held = Held {
+        channel,
+        request,
+        lock,
+        done,
+    };
+    match status {
         Ok(WaitStatus::Exited(_, 0)) => {}
         Ok(WaitStatus::Exited(_, driver::HUNG)) => {
             take_over(&held, "its driver hangs", Driver::Hangs);
         }
-        status => take_over(&held, &format!("{status:?}"), Driver::Answers),
+        status => {
+            copies.tell_early();
+            take_over(&held, &format!("{status:?}"), Driver::Answers);
+        }
     }
     farewell(held)
 }
 
-/// Returns when the supervisor has ended; meanwhile passes signals on to it.
-fn wait(supervisor: Pid) -> Result<()> {
+/// Returns when the supervisor has ended; meanwhile takes the copies from it
+/// and passes signals on to it.
+fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result<()> {
     let what = || "watch the supervisor";
     let pid = rustix::process::Pid::from_raw(supervisor.as_raw())
         .ok_or_else(|| Error::internal("the supervisor has no pid"))?;
@@ -89,14 +116,30 @@ fn wait(supervisor: Pid) -> Result<()> {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).io_context(what)?;
     let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .io_context(what)?;
+    let mut haste = Haste::new();
+    haste.beat();
+    let mut listens = true;
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(&pidfd, PollFlags::IN),
             PollFd::new(&signals, PollFlags::IN),
         ];
-        match rustix::event::poll(&mut fds, None) {
+        if listens {
+            fds.push(PollFd::new(copies, PollFlags::IN));
+        }
+        let pause = haste.pause().map(|pause| Timespec {
+            tv_sec: 0,
+            tv_nsec: pause.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, pause.as_ref()) {
+            Ok(0) => haste.beat(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno).io_context(what),
+        }
+        if fds.get(2).is_some_and(|fd| !fd.revents().is_empty()) {
+            *copied = copies.take();
+            listens = false;
+            haste.renew();
         }
         if !fds[0].revents().is_empty() {
             return Ok(());
@@ -110,6 +153,13 @@ fn wait(supervisor: Pid) -> Result<()> {
             }
         }
     }
+}
+
+fn lost(status: &impl std::fmt::Debug) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the shim ended unexpectedly before it had a container ({status:?})"),
+    )
 }
 
 /// Whether the runtime's driver can still be asked for anything.
@@ -232,6 +282,11 @@ fn kill_all(state_dir: &Path) -> Result<()> {
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
+    end_children().and(by_record)
+}
+
+/// Kills and reaps whatever the supervisor left.
+fn end_children() -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(200);
     loop {
@@ -244,7 +299,7 @@ fn kill_all(state_dir: &Path) -> Result<()> {
             match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
                 Ok(WaitStatus::StillAlive) => break,
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => return by_record,
+                Err(_) => return Ok(()),
             }
         }
         if Instant::now() >= end {

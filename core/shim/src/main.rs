@@ -6,6 +6,8 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`standby`] | from the first packet to a supervisor that waits for its container |
+//! | [`haste`] | begins a wait of the kernel's early |
 //! | [`guard`] | waits for the supervisor; ends the container when it was killed; the cleanup of a vanished client |
 //! | [`supervisor`] | from request to running container, and from its end to nothing |
 //! | [`watch`] | what a supervisor does in between: one loop over everything |
@@ -26,39 +28,29 @@ mod driver;
 mod exec;
 mod flow;
 mod guard;
+mod haste;
 mod logger;
 mod oom;
 mod peer;
 mod reap;
 mod sink;
+mod standby;
 mod streams;
 mod supervisor;
 mod sys;
 mod watch;
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use containerkit::shim::{Channel, Hello, PROTOCOL, ToClient, WireError};
-use containerkit::{Error, ErrorKind, IoContext, Result};
+use containerkit::shim::{Channel, ToClient, WireError};
+use containerkit::{Error, IoContext, Result};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 
 /// How long a runtime that has started a process may take to send its
 /// terminal, killed processes to die, and a reader to read on.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What the client sent, besides the request's text.
-struct Handover {
-    channel: Channel,
-    request: OwnedFd,
-    stdio: [OwnedFd; 3],
-    lock: OwnedFd,
-    /// A client that is attached from the beginning.
-    attached: Option<Channel>,
-    done: guard::Done,
-}
 
 fn main() -> ExitCode {
     sys::close_inherited();
@@ -73,30 +65,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let handover = match settle().and_then(|()| receive(channel)) {
-        Ok(Some(handover)) => handover,
-        Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: containerkit-shim: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match sys::fork_single() {
-        Ok(sys::Side::Child) => supervisor::run(handover),
-        Ok(sys::Side::Parent(child)) => {
-            // A reader must see the end of the container's output.
-            drop((handover.stdio, handover.attached));
-            guard::run(
-                child,
-                guard::Held {
-                    channel: handover.channel,
-                    request: handover.request,
-                    lock: handover.lock,
-                    done: handover.done,
-                },
-            )
-        }
-        Err(error) => fail(&handover.channel, &error),
+    match settle().and_then(|()| standby::begin(&channel)) {
+        Ok(Some(opening)) => standby::split(channel, opening),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => fail(&channel, &error),
     }
 }
 
@@ -142,48 +114,6 @@ fn signals() -> SigSet {
 fn become_subreaper() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .io_context(|| "become a subreaper")
-}
-
-/// Receives the first packet; `None` when the client is gone already.
-fn receive(channel: Channel) -> Result<Option<Handover>> {
-    let Some((hello, fds)) = channel.receive::<Hello>()? else {
-        return Ok(None);
-    };
-    if hello.version == 0 || hello.version > PROTOCOL {
-        let error = Error::new(
-            ErrorKind::Incompatible,
-            format!(
-                "the client speaks version {} of the shim's protocol, this shim up to {PROTOCOL}",
-                hello.version
-            ),
-        )
-        .with_hint("install containerkit and containerkit-shim of one version");
-        fail(&channel, &error);
-    }
-    let mut fds = fds;
-    let attached = match fds.len() > Hello::FDS {
-        true => fds.pop().map(Channel::from_fd).transpose(),
-        false => Ok(None),
-    };
-    match (<[OwnedFd; Hello::FDS]>::try_from(fds), attached) {
-        (Ok([request, stdin, stdout, stderr, lock]), Ok(attached)) => Ok(Some(Handover {
-            channel,
-            request,
-            stdio: [stdin, stdout, stderr],
-            lock,
-            attached,
-            done: guard::Done::new()?,
-        })),
-        (_, Err(error)) => fail(&channel, &error),
-        (Err(fds), _) => fail(
-            &channel,
-            &Error::invalid(format!(
-                "the client sent {} descriptors, not {}",
-                fds.len(),
-                Hello::FDS
-            )),
-        ),
-    }
 }
 
 /// Tells the client that nothing was started, and ends.

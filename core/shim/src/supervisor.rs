@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use containerkit::lock::FileLock;
 use containerkit::process::{ProcessIdentity, boot_id};
@@ -14,33 +15,25 @@ use containerkit::shim::{
 use containerkit::{Error, ErrorKind, IoContext, Result, Runtime, Timestamp, mounter};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::MountPropagationFlags;
+use rustix::process::Pid;
 
+use crate::PATIENCE;
 use crate::guard::{Held, farewell, planned_cgroups, tell};
 use crate::oom::Oom;
 use crate::peer::Peer;
 use crate::reap::adopt;
 use crate::streams::Streams;
 use crate::watch::Watch;
-use crate::{Handover, PATIENCE, become_subreaper, driver, logger};
 
 /// Supervises one container, and ends.
-pub(crate) fn run(handover: Handover) -> ! {
-    let Handover {
-        channel,
-        request,
-        stdio,
-        lock,
-        attached,
-        done,
-    } = handover;
-    let guard = rustix::process::getppid();
-    let held = Held {
-        channel,
-        request,
-        lock,
-        done,
-    };
-    if let Err(error) = supervise(&held, stdio, attached) {
+pub(crate) fn run(
+    guard: Pid,
+    held: Held,
+    runtime: Result<Arc<dyn Runtime>>,
+    stdio: [OwnedFd; 3],
+    attached: Option<Channel>,
+) -> ! {
+    if let Err(error) = supervise(&held, runtime, stdio, attached) {
         log::info!("not started: {error}");
         tell(
             &held.channel,
@@ -49,7 +42,7 @@ pub(crate) fn run(handover: Handover) -> ! {
             },
         );
     }
-    if rustix::process::getppid() == guard {
+    if rustix::process::getppid() == Some(guard) {
         // Nothing is dropped: a driver has no say in when this ends.
         std::process::exit(0);
     }
@@ -58,11 +51,14 @@ pub(crate) fn run(handover: Handover) -> ! {
 }
 
 /// An error means that nothing was started and everything is undone.
-fn supervise(held: &Held, stdio: [OwnedFd; 3], attached: Option<Channel>) -> Result<()> {
-    become_subreaper()?;
+fn supervise(
+    held: &Held,
+    runtime: Result<Arc<dyn Runtime>>,
+    stdio: [OwnedFd; 3],
+    attached: Option<Channel>,
+) -> Result<()> {
     let request = read_request(&held.request)?;
     request.check()?;
-    logger::init(&request.log_level);
     // Writes this process as the holder into the lock's file.
     let _lock = FileLock::inherited(
         held.lock
@@ -70,7 +66,7 @@ fn supervise(held: &Held, stdio: [OwnedFd; 3], attached: Option<Channel>) -> Res
             .io_context(|| "keep the container's lock")?,
         &request.state_dir.join("lock"),
     );
-    let runtime = driver::open(&request.runtime, &held.channel)?;
+    let runtime = runtime?;
     let rootfs = Rootfs::mount(&request)?;
     match Container::start(&request, runtime.as_ref(), stdio, &held.channel) {
         Ok(container) => {

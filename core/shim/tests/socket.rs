@@ -13,7 +13,7 @@ use containerkit::logs::LogFiles;
 use containerkit::oci_spec::runtime::Process;
 use containerkit::shim::{
     Ask, Attached, Channel, ExecStreams, ExitRecord, Hold, Input, Link, Listener, PACKET_LIMIT,
-    PROTOCOL, Shim, StartedExec, Tell, read_execs, read_exit,
+    PROTOCOL, Shim, Standby, StartedExec, Tell, read_execs, read_exit,
 };
 use containerkit::{ErrorKind, ExecFailure};
 use serde_json::{Value, json};
@@ -312,7 +312,9 @@ fn a_terminal_that_is_held_is_attached_from_its_first_byte_on() {
     let lock = world.prepare();
     let stdio = [null(), null(), null()];
     let shim = std::path::Path::new(SHIM);
-    let mut shim = Shim::launch_with(shim, &world.request, stdio, lock, Some(theirs)).unwrap();
+    let mut shim = Standby::start(shim, &world.request.runtime, "")
+        .and_then(|standby| standby.launch(&world.request, stdio, lock, Some(theirs)))
+        .unwrap();
     assert!(shim.wait_started().unwrap().console.is_none());
     let attached = link.attached().unwrap();
     assert!(attached.terminal && attached.stderr.is_none());

@@ -6,6 +6,7 @@ use containerkit::container::{Containers, Made, NewContainer, RootSource};
 use containerkit::kit::Drivers;
 use containerkit::lease::Lease;
 use containerkit::record::{AfterExit, ContainerRecord, ImageRecord, Lifetime};
+use containerkit::shim::Standby;
 use containerkit::{
     Context, Error, ErrorKind, InstanceName, IoContext, PlatformChoice, Reference, Result, fs,
 };
@@ -17,7 +18,7 @@ use crate::args::container::RunCommand;
 use crate::args::options::{Pull, RunArgs};
 use crate::cmd::foreground::Signals;
 use crate::cmd::options::{self, Source};
-use crate::cmd::registry::{self, Unpack, Wanted};
+use crate::cmd::registry::{self, Unpack};
 use crate::cmd::start::{self, Attach};
 use crate::output;
 use crate::policy;
@@ -38,14 +39,23 @@ pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
         false => Lifetime::Durable,
     };
     let cidfile = CidFile::check(&args.make)?;
-    let (new, lease) = request(app, &containers, &args.make, lifetime)?;
+    let Wanted {
+        new,
+        lease,
+        standby,
+    } = request(app, &containers, &args.make, lifetime, Shim::StandsBy)?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     // Its own record keeps its image from here on.
     drop(lease);
     cidfile.write(&created.record)?;
     let id = created.record.id.clone();
-    let outcome = start::launch(&containers, created, attach, Made::ForThis, &signals)?;
+    let standby = match standby {
+        Some(standby) => standby,
+        None => start::standby(&containers, &created.runtime)?,
+    };
+    let made = (created, standby);
+    let outcome = start::launch(&containers, made, attach, Made::ForThis, &signals)?;
     if attach == Attach::No {
         output::print_names(app.format, &[id.to_string()])?;
         cidfile.keep();
@@ -59,9 +69,9 @@ pub(crate) fn create(app: &App, args: RunArgs) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let containers = containers(app)?;
     let cidfile = CidFile::check(&args)?;
-    let (new, _lease) = request(app, &containers, &args, Lifetime::Durable)?;
+    let wanted = request(app, &containers, &args, Lifetime::Durable, Shim::Later)?;
     containers.sweep()?;
-    let created = containers.create(new, &|| signals.interrupted())?;
+    let created = containers.create(wanted.new, &|| signals.interrupted())?;
     cidfile.write(&created.record)?;
     let record = created.keep();
     cidfile.keep();
@@ -166,14 +176,32 @@ pub(crate) fn containers(app: &App) -> Result<Containers> {
     ))
 }
 
-/// Flags to a request; everything is checked before anything is made. The
-/// lease keeps its image until the container is recorded.
+/// A container that is wanted.
+struct Wanted {
+    new: NewContainer,
+    /// Keeps its image until the container is recorded.
+    lease: Option<Lease>,
+    standby: Option<Standby>,
+}
+
+/// When the shim is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shim {
+    /// As soon as nothing is missing any more, so that it loads the runtime
+    /// while this process does its own part.
+    StandsBy,
+    /// Not by this command.
+    Later,
+}
+
+/// Flags to a request; everything is checked before anything is made.
 fn request(
     app: &App,
     containers: &Containers,
     args: &RunArgs,
     lifetime: Lifetime,
-) -> Result<(NewContainer, Option<Lease>)> {
+    shim: Shim,
+) -> Result<Wanted> {
     let spec = options::spec_request(args, containers, &app.config.root)?;
     let log = options::log(args)?;
     let labels = options::labels(args)?;
@@ -181,14 +209,21 @@ fn request(
     let runtime: Option<InstanceName> = args.runtime.as_deref().map(str::parse).transpose()?;
     let snapshotter: Option<InstanceName> =
         args.snapshotter.as_deref().map(str::parse).transpose()?;
-    let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
-    let (source, lease) = match options::source(args, &spec)? {
-        Source::Directory(dir) => (RootSource::Directory(dir), None),
+    let reference = app.drivers.unchecked_runtime_ref(runtime.as_ref())?;
+    let stand_by = || match shim {
+        Shim::StandsBy => start::standby(containers, &reference).map(Some),
+        Shim::Later => Ok(None),
+    };
+    let (source, lease, standby) = match options::source(args, &spec)? {
+        Source::Directory(dir) => (RootSource::Directory(dir), None, stand_by()?),
         Source::Image(name) => {
-            let (source, lease) = image_source(app, name, args)?;
-            (source, Some(lease))
+            let (record, lease) = image(app, name, args)?;
+            let standby = stand_by()?;
+            let source = unpacked(app, record, &lease, args)?;
+            (source, Some(lease), standby)
         }
     };
+    let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
     let new = NewContainer {
         name,
         source,
@@ -212,53 +247,58 @@ fn request(
         log,
         labels,
     };
-    Ok((new, lease))
+    Ok(Wanted {
+        new,
+        lease,
+        standby,
+    })
 }
 
-/// The image, pulled and unpacked when it is not there yet.
-fn image_source(app: &App, typed: &str, args: &RunArgs) -> Result<(RootSource, Lease)> {
-    let progress = Progress::new(app.format, Stderr::Shared)?;
+/// The image, pulled when it is not there yet.
+fn image(app: &App, typed: &str, args: &RunArgs) -> Result<(ImageRecord, Lease)> {
     let (record, lease) = match args.pull {
         Pull::Never => app.hold(typed)?,
-        Pull::Always => pulled(app, typed, args, &progress)?,
+        Pull::Always => pulled(app, typed, args)?,
         Pull::Missing => match app.hold(typed) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                pulled(app, typed, args, &progress)
-                    .map_err(|error| error.context(format!("image {typed} is not here")))?
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => pulled(app, typed, args)
+                .map_err(|error| error.context(format!("image {typed} is not here")))?,
             found => found?,
         },
     };
     policy::permit(app, &record, &args.access)?;
+    Ok((record, lease))
+}
+
+/// The image as a root file system, unpacked when it is not there yet.
+fn unpacked(app: &App, record: ImageRecord, lease: &Lease, args: &RunArgs) -> Result<RootSource> {
+    let progress = Progress::new(app.format, Stderr::Shared)?;
     let (store, image) = app.resolve(&record, None)?;
     let snapshotter = app.snapshotter(args.snapshotter.as_deref())?;
     let top = app
-        .unpack(&*store.driver, &snapshotter, &image, &lease, &progress)
+        .unpack(&*store.driver, &snapshotter, &image, lease, &progress)
         .context(|| format!("unpack {}", record.name))?;
-    let source = RootSource::Image {
+    Ok(RootSource::Image {
         name: record.name,
         digest: record.digest,
         top,
         config: image.config.config().clone().map(Box::new),
-    };
-    Ok((source, lease))
+    })
 }
 
-fn pulled(
-    app: &App,
-    typed: &str,
-    args: &RunArgs,
-    progress: &Progress,
-) -> Result<(ImageRecord, Lease)> {
+fn pulled(app: &App, typed: &str, args: &RunArgs) -> Result<(ImageRecord, Lease)> {
+    // What would keep the container from running is told before a long pull.
+    let runtime: Option<InstanceName> = args.runtime.as_deref().map(str::parse).transpose()?;
+    app.drivers.runtime_ref(runtime.as_ref())?;
+    let progress = Progress::new(app.format, Stderr::Shared)?;
     let name: Reference = typed.parse()?;
     let cancel = progress.cancel.clone();
     let client = registry::client(app, &args.access, &[name.domain()], cancel)?;
-    let wanted = Wanted {
+    let wanted = registry::Wanted {
         platforms: Platforms::One(PlatformChoice::host()),
         platform: None,
         unpack: Unpack::Into(args.snapshotter.as_deref()),
     };
     let lease = app.lease(&[])?;
-    let record = registry::image(app, &client, &name, &wanted, &lease, progress)?;
+    let record = registry::image(app, &client, &name, &wanted, &lease, &progress)?;
     Ok((record, lease))
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use containerkit::container::{Containers, Created, Launch, Launched, Made};
 use containerkit::record::AfterExit;
-use containerkit::shim::ExitSource;
+use containerkit::shim::{ExitSource, RuntimeRef, Standby};
 use containerkit::{Context, Error, IoContext, Result, fs};
 use containerkit_plugin::host::check_program;
 
@@ -38,7 +38,14 @@ pub(crate) fn start(app: &App, args: StartArgs) -> Result<Outcome> {
         let record = find(&containers, id)?;
         let (runtime, _) = app.drivers.runtime_ref(Some(&record.runtime.instance))?;
         let ready = containers.ready(&record, runtime)?;
-        launch(&containers, ready, attach, Made::Before, &signals)
+        let standby = standby(&containers, &ready.runtime)?;
+        launch(
+            &containers,
+            (ready, standby),
+            attach,
+            Made::Before,
+            &signals,
+        )
     };
     if !args.attach && !args.interactive {
         return each(app, &args.which.ids, |id| begin(id, Attach::No).map(drop));
@@ -54,10 +61,16 @@ pub(crate) fn start(app: &App, args: StartArgs) -> Result<Outcome> {
     begin(id, attach)
 }
 
-/// Starts a container and stays with it as far as that is wanted.
+/// A shim that loads the runtime, for a container that is being made.
+pub(crate) fn standby(containers: &Containers, runtime: &RuntimeRef) -> Result<Standby> {
+    check_program(containers.shim())?;
+    containers.standby(runtime)
+}
+
+/// Starts a container by its shim, and stays with it as far as that is wanted.
 pub(crate) fn launch(
     containers: &Containers,
-    created: Created,
+    (created, standby): (Created, Standby),
     attach: Attach,
     made: Made,
     signals: &Signals,
@@ -74,8 +87,7 @@ pub(crate) fn launch(
             })
         }
     };
-    check_program(containers.shim())?;
-    let Launched { mut shim, link } = created.launch(how)?;
+    let Launched { mut shim, link } = created.launch_on(standby, how)?;
     let started = match shim.wait_started() {
         Ok(started) => started,
         Err(error) => {

@@ -82,7 +82,8 @@ pub struct Created {
     pub(super) terminal: bool,
     /// The saved processes to start from.
     pub(super) restore: Option<CheckpointRequest>,
-    pub(super) runtime: RuntimeRef,
+    /// What its shim loads to run it.
+    pub runtime: RuntimeRef,
     /// Its record. Its spec is in its bundle.
     pub record: ContainerRecord,
 }

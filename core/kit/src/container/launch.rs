@@ -13,7 +13,9 @@ use crate::lock::{FileLock, Wait};
 use crate::logs::LogFiles;
 use crate::mount::Mount;
 use crate::record::{AfterExit, ContainerRecord, Lifetime};
-use crate::shim::{self, EventSource, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest};
+use crate::shim::{
+    self, EventSource, Hold, Link, PROTOCOL, RuntimeRef, Shim, ShimRequest, Standby,
+};
 use crate::spec::LogDriver;
 use crate::step::step;
 
@@ -59,6 +61,12 @@ impl Containers {
             runtime,
             record,
         })
+    }
+
+    /// Starts a shim for a container that is still to be made, so that it
+    /// loads the runtime meanwhile.
+    pub fn standby(&self, runtime: &RuntimeRef) -> Result<Standby> {
+        Standby::start(&self.shim, runtime, &log_level())
     }
 
     /// The mount of a container on a folder of the host.
@@ -128,7 +136,14 @@ impl Created {
     /// A container that is removed at the end of the command that runs it has
     /// the command's own streams, untouched and unlogged: nobody could read
     /// its log. The streams of any other are held by the shim.
-    pub fn launch(mut self, launch: Launch) -> Result<Launched> {
+    pub fn launch(self, launch: Launch) -> Result<Launched> {
+        let standby = self.containers.standby(&self.runtime)?;
+        self.launch_on(standby, launch)
+    }
+
+    /// The same with a shim that [stands by](Containers::standby) with the
+    /// container's runtime.
+    pub fn launch_on(mut self, standby: Standby, launch: Launch) -> Result<Launched> {
         let lock = self
             .lock
             .take()
@@ -168,11 +183,11 @@ impl Created {
                 name: self.record.name.clone(),
                 image: self.record.image.as_ref().map(ToString::to_string),
             }),
-            log_level: log::max_level().as_str().to_ascii_lowercase(),
+            log_level: log_level(),
         };
         step("container.launch");
         // A failed launch dropped the lock, and `self` undoes the rest.
-        let shim = Shim::launch_with(&self.containers.shim, &request, stdio, lock, theirs)?;
+        let shim = standby.launch(&request, stdio, lock, theirs)?;
         self.armed = false;
         Ok(Launched { shim, link })
     }
@@ -200,6 +215,10 @@ impl Created {
             log,
         }))
     }
+}
+
+fn log_level() -> String {
+    log::max_level().as_str().to_ascii_lowercase()
 }
 
 pub(super) fn null() -> Result<OwnedFd> {

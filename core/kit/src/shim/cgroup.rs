@@ -92,6 +92,32 @@ pub fn cgroups_at(path: &str) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// A cgroup that this process is in, in any hierarchy; `None` without one that
+/// is mounted here.
+pub fn joined_cgroup() -> Option<PathBuf> {
+    let mine = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    joined(&mine, &mountinfo)
+}
+
+fn joined(mine: &str, mountinfo: &str) -> Option<PathBuf> {
+    let hierarchies: Vec<Hierarchy> = mountinfo.lines().filter_map(hierarchy).collect();
+    mine.lines()
+        .filter_map(membership)
+        .find_map(|(controllers, path)| {
+            let mut same = hierarchies
+                .iter()
+                .filter(|hierarchy| hierarchy.controllers == controllers);
+            same.find_map(|hierarchy| {
+                Some(
+                    hierarchy
+                        .point
+                        .join(path.strip_prefix(&hierarchy.root).ok()?),
+                )
+            })
+        })
+}
+
 /// `6:freezer:/a/b`, `1:name=systemd:/a`, `0::/a`.
 fn membership(line: &str) -> Option<(BTreeSet<String>, &Path)> {
     let mut fields = line.splitn(3, ':');

@@ -5,12 +5,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::channel::Channel;
-use super::message::{Hello, ToClient, ToShim};
-use super::request::ShimRequest;
+use super::message::{Hello, StandBy, ToClient, ToShim};
+use super::request::{PROTOCOL, RuntimeRef, ShimRequest, seal};
 use super::state::{ExitRecord, LOG, read_exit};
 use crate::error::{Error, ErrorKind, IoContext, Result, quote};
 use crate::ids::ContainerId;
@@ -54,45 +55,75 @@ pub struct Shim {
     last: Option<Result<()>>,
 }
 
-impl Shim {
-    /// Starts the shim `binary`, without a shell, and hands it the request,
-    /// the three standard streams of the container (unused with a terminal)
-    /// and the container's lock. Returns before anything is mounted or
-    /// created.
-    pub fn launch(
-        binary: &Path,
-        request: &ShimRequest,
-        stdio: [OwnedFd; 3],
-        lock: FileLock,
-    ) -> Result<Shim> {
-        Shim::launch_with(binary, request, stdio, lock, None)
-    }
+/// A shim that is started and loads its driver while its container is still
+/// being made. Dropped, it ends.
+#[derive(Debug)]
+pub struct Standby {
+    /// `None` once it is launched, or told to end.
+    parts: Option<(Channel, Child)>,
+    runtime: RuntimeRef,
+}
 
-    /// The same with the other end of a [`Link::pair`](super::Link::pair),
-    /// which is attached to a terminal that the shim
-    /// [holds](ShimRequest::hold) from its first byte on.
-    pub fn launch_with(
-        binary: &Path,
-        request: &ShimRequest,
-        stdio: [OwnedFd; 3],
-        lock: FileLock,
-        attached: Option<OwnedFd>,
-    ) -> Result<Shim> {
-        request.check()?;
-        let memfd = request.to_memfd()?;
-        let log = open_log(&request.state_dir)?;
+/// How long a shim that stands by may take to end.
+const END: Duration = Duration::from_secs(2);
+
+impl Standby {
+    /// Starts the shim `binary`, without a shell. Whatever its driver has to
+    /// say is told by the [`Shim`].
+    pub fn start(binary: &Path, runtime: &RuntimeRef, log_level: &str) -> Result<Standby> {
+        let reference = seal("a runtime driver", runtime)?;
+        let early = rustix::fs::memfd_create(c"containerkit-log", MemfdFlags::CLOEXEC)
+            .io_context(|| "make the shim's first log")?;
         let (channel, theirs) = Channel::pair()?;
         // The socket is the shim's standard input and all else travels over
         // it: so nothing needs to be inherited that is not close-on-exec.
         let process = Command::new(binary)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .stderr(Stdio::from(log))
+            .stderr(Stdio::from(early))
             .spawn()
             .io_context(|| format!("start the shim {}", binary.display()))
             .map_err(|error| {
                 error.with_hint("containerkit-shim must be installed beside containerkit")
             })?;
+        let stand_by = StandBy {
+            version: PROTOCOL,
+            log_level: log_level.to_owned(),
+        };
+        // One that is gone already is noticed with the next packet.
+        let _ = channel.send(&stand_by, &[reference.as_fd()]);
+        Ok(Standby {
+            parts: Some((channel, process)),
+            runtime: runtime.clone(),
+        })
+    }
+
+    /// Hands it the request, the three standard streams of the container
+    /// (unused with a terminal) and the container's lock. Returns before
+    /// anything is mounted or created.
+    ///
+    /// `attached` is the other end of a [`Link::pair`](super::Link::pair),
+    /// which is attached to a terminal that the shim
+    /// [holds](ShimRequest::hold) from its first byte on.
+    pub fn launch(
+        mut self,
+        request: &ShimRequest,
+        stdio: [OwnedFd; 3],
+        lock: FileLock,
+        attached: Option<OwnedFd>,
+    ) -> Result<Shim> {
+        request.check()?;
+        if request.runtime != self.runtime {
+            return Err(Error::internal(format!(
+                "the shim of container {} has loaded another runtime",
+                request.id
+            )));
+        }
+        let memfd = request.to_memfd()?;
+        let log = open_log(&request.state_dir)?;
+        let Some((channel, process)) = self.parts.take() else {
+            return Err(Error::internal("a shim that was launched"));
+        };
         let shim = Shim {
             channel,
             process,
@@ -111,12 +142,46 @@ impl Shim {
             stdio[1].as_fd(),
             stdio[2].as_fd(),
             lock.as_file().as_fd(),
+            log.as_fd(),
         ];
         fds.extend(attached.iter().map(AsFd::as_fd));
         match shim.channel.send(&hello, &fds) {
             Ok(()) => Ok(shim),
             Err(error) => Err(shim.ended().with_source_text(error.to_string())),
         }
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let Some((channel, mut process)) = self.parts.take() else {
+            return;
+        };
+        drop(channel);
+        let end = Instant::now() + END;
+        while matches!(process.try_wait(), Ok(None)) {
+            if Instant::now() >= end {
+                // In its driver, most likely. It ends after that.
+                let _ = process.kill();
+                let _ = process.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+impl Shim {
+    /// Starts the shim `binary` and [launches](Standby::launch) it at once.
+    pub fn launch(
+        binary: &Path,
+        request: &ShimRequest,
+        stdio: [OwnedFd; 3],
+        lock: FileLock,
+    ) -> Result<Shim> {
+        request.check()?;
+        Standby::start(binary, &request.runtime, &request.log_level)?
+            .launch(request, stdio, lock, None)
     }
 
     /// Waits until the user's program runs; an error is the one that kept it

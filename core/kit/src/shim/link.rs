@@ -101,8 +101,8 @@ impl Link {
         }
     }
 
-    /// A link for [`Shim::launch_with`](super::Shim::launch_with), and the end
-    /// that the shim gets. [`attached`](Link::attached) waits for the pipes.
+    /// A link for [`Standby::launch`](super::Standby::launch), and the end that
+    /// the shim gets. [`attached`](Link::attached) waits for the pipes.
     pub fn pair(id: &ContainerId) -> Result<(Link, OwnedFd)> {
         let (channel, theirs) = Channel::pair()?;
         let link = Link {

@@ -6,9 +6,21 @@ use serde::{Deserialize, Serialize};
 use super::state::ExitRecord;
 use crate::error::{Error, ErrorKind, ExecFailure};
 
-/// The first packet. Its descriptors: the request's memfd, the three standard
-/// streams, the container's lock, and perhaps the other end of a
-/// [`Link`](super::Link) that is attached from the beginning.
+/// The first packet: the shim loads its driver and waits. Its descriptor: the
+/// [`RuntimeRef`](super::RuntimeRef) in a sealed memfd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandBy {
+    /// [`PROTOCOL`](super::PROTOCOL) of the client.
+    pub version: u32,
+    /// As in the [request](super::ShimRequest::log_level).
+    #[serde(default)]
+    pub log_level: String,
+}
+
+/// The second packet: the container. Its descriptors: the request's memfd, the
+/// three standard streams, the container's lock, the file that takes the
+/// shim's log, and perhaps the other end of a [`Link`](super::Link) that is
+/// attached from the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`PROTOCOL`](super::PROTOCOL) of the client.
@@ -17,7 +29,7 @@ pub struct Hello {
 
 impl Hello {
     /// How many descriptors come with it at least.
-    pub const FDS: usize = 5;
+    pub const FDS: usize = 6;
 }
 
 /// From client to shim.

@@ -37,8 +37,10 @@
 //! Packets (`SOCK_SEQPACKET`) of one JSON object with a `type`, at most 64 KiB,
 //! descriptors attached. A type or a key that is not known is ignored, so that
 //! both sides may grow. The launching client's first packet carries the
-//! protocol's version and five descriptors or six; the request itself is in a
-//! sealed memfd, because the mounts of a deep image do not fit into a packet.
+//! protocol's version and the runtime driver, which the shim loads while the
+//! client still makes the container ([`Standby`]); the second has six
+//! descriptors or seven. The request itself is in a sealed memfd, because the
+//! mounts of a deep image do not fit into a packet.
 //!
 //! The socket is `shim/socket`, 0600 in a folder of 0700, and never abstract; a
 //! peer is of the shim's user or root, or is hung up on. A client begins with
@@ -81,12 +83,12 @@ mod socket;
 mod state;
 mod talk;
 
-pub use cgroup::{cgroups_at, is_frozen, kill_cgroups, own_cgroups, remove_cgroups};
+pub use cgroup::{cgroups_at, is_frozen, joined_cgroup, kill_cgroups, own_cgroups, remove_cgroups};
 pub use channel::{Channel, PACKET_LIMIT};
-pub use client::{Heard, Shim, Started};
+pub use client::{Heard, Shim, Standby, Started};
 pub use execs::{ExecRecord, end_execs, read_exec, read_execs, remove_exec, write_exec};
 pub use link::{Attached, ExecStreams, Input, Link, StartedExec};
-pub use message::{Hello, ToClient, ToShim, WireError};
+pub use message::{Hello, StandBy, ToClient, ToShim, WireError};
 pub use recover::{kill_remains, recover};
 pub use request::{EventSource, Hold, PROTOCOL, RuntimeRef, ShimRequest, read_request, unseal};
 pub use socket::{Listener, listen};
