@@ -17,7 +17,7 @@ use containerkit::shim::joined_cgroup;
 /// The kernel forgets a wait after another grace period.
 const BEAT: Duration = Duration::from_millis(4);
 /// How often; a runtime that takes longer waits for itself.
-const BEATS: u32 = 20;
+const BEATS: u32 = 10;
 
 /// Moves that move nothing.
 pub(crate) struct Haste {

@@ -26,7 +26,7 @@ const ENOSYS: u32 = 38;
 /// An architecture that the default profile knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
-    /// 64-bit x86, with the 32-bit calls and x32.
+    /// 64-bit x86, with the 32-bit calls.
     X86_64,
     /// 64-bit ARM, with the 32-bit calls.
     Aarch64,
@@ -48,11 +48,9 @@ impl Machine {
 
     fn arches(self) -> Option<Vec<Arch>> {
         match self {
-            Machine::X86_64 => Some(vec![
-                Arch::ScmpArchX86_64,
-                Arch::ScmpArchX86,
-                Arch::ScmpArchX32,
-            ]),
+            // Hardly a kernel takes the calls of x32 and hardly a program makes
+            // them, and each further architecture costs a runtime milliseconds.
+            Machine::X86_64 => Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]),
             Machine::Aarch64 => Some(vec![Arch::ScmpArchAarch64, Arch::ScmpArchArm]),
             Machine::Other => None,
         }
