@@ -31,7 +31,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Accepted before and after every command.
+// Accepted before and after every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Configuration file [default: $CONTAINERKIT_CONFIG, /etc/containerkit/containerkit.toml, built-in]
@@ -64,6 +64,7 @@ fn parse_level(text: &str) -> Result<LevelFilter, String> {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Run a command in a new container
     Run(Box<container::RunCommand>),
@@ -164,6 +165,7 @@ pub(crate) enum Command {
 
 /// `image`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ImageCommand {
     /// Import an OCI layout or docker archive, and unpack it
     Import {
@@ -276,6 +278,7 @@ pub(crate) enum ImageCommand {
 
 /// `content`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ContentCommand {
     /// List blobs
     Ls,
@@ -330,7 +333,7 @@ pub(crate) enum ContentCommand {
     },
 }
 
-/// `snapshot`.
+// `snapshot`.
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotCommand {
     /// Snapshotter instance
@@ -340,8 +343,9 @@ pub(crate) struct SnapshotCommand {
     pub(crate) action: SnapshotAction,
 }
 
-/// What to do with snapshots.
+// What to do with snapshots.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SnapshotAction {
     /// List snapshots
     Ls,
@@ -415,6 +419,7 @@ pub(crate) enum SnapshotAction {
 
 /// `driver`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum DriverCommand {
     /// Load every configured driver and list them
     Ls,
@@ -430,7 +435,7 @@ pub(crate) enum DriverCommand {
     Check(DriverCheckArgs),
 }
 
-/// `driver check`.
+// `driver check`.
 #[derive(Debug, Args)]
 pub(crate) struct DriverCheckArgs {
     /// Instance, with its options, or path, in every kind that it declares
@@ -450,6 +455,7 @@ pub(crate) struct DriverCheckArgs {
 
 /// `config`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ConfigCommand {
     /// Print the built-in default
     Default,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::options::{LimitArgs, RunArgs};
 
-/// `run`.
+// `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunCommand {
     /// Print the id once it runs, and leave it running
@@ -17,7 +17,7 @@ pub(crate) struct RunCommand {
     pub(crate) make: RunArgs,
 }
 
-/// Containers to do something with.
+// Containers to do something with.
 #[derive(Debug, Args)]
 pub(crate) struct Ids {
     /// Container names, ids or unambiguous prefixes
@@ -25,7 +25,7 @@ pub(crate) struct Ids {
     pub(crate) ids: Vec<String>,
 }
 
-/// `start`.
+// `start`.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Stay with it: its output here, its status in the end
@@ -38,7 +38,7 @@ pub(crate) struct StartArgs {
     pub(crate) which: Ids,
 }
 
-/// `exec`.
+// `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// Pass standard input
@@ -75,7 +75,7 @@ pub(crate) struct ExecArgs {
     pub(crate) words: Vec<String>,
 }
 
-/// `attach`.
+// `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// Do not pass standard input
@@ -92,7 +92,7 @@ pub(crate) struct AttachArgs {
     pub(crate) id: String,
 }
 
-/// `logs`.
+// `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// Go on until the container ends
@@ -121,7 +121,7 @@ pub(crate) struct LogsArgs {
     pub(crate) id: String,
 }
 
-/// `stop`.
+// `stop`.
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// Seconds before it is killed
@@ -137,7 +137,7 @@ pub(crate) struct StopArgs {
     pub(crate) which: Ids,
 }
 
-/// `kill`.
+// `kill`.
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
     /// Name or number of the signal
@@ -147,7 +147,7 @@ pub(crate) struct KillArgs {
     pub(crate) which: Ids,
 }
 
-/// `delete`.
+// `delete`.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Kill what still runs; what is gone already is fine
@@ -157,7 +157,7 @@ pub(crate) struct DeleteArgs {
     pub(crate) which: Ids,
 }
 
-/// `update`.
+// `update`.
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
@@ -166,7 +166,7 @@ pub(crate) struct UpdateArgs {
     pub(crate) which: Ids,
 }
 
-/// `checkpoint`.
+// `checkpoint`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointArgs {
     /// Let it run on
@@ -176,7 +176,7 @@ pub(crate) struct CheckpointArgs {
     pub(crate) saved: SavedArgs,
 }
 
-/// What `checkpoint` and `restore` share.
+// What `checkpoint` and `restore` share.
 #[derive(Debug, Args)]
 pub(crate) struct SavedArgs {
     /// With established TCP connections
@@ -198,7 +198,7 @@ pub(crate) struct SavedArgs {
     pub(crate) dir: PathBuf,
 }
 
-/// `cp`.
+// `cp`.
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
     /// Copy what a symlink leads to
@@ -212,7 +212,7 @@ pub(crate) struct CopyArgs {
     pub(crate) target: OsString,
 }
 
-/// `ps`.
+// `ps`.
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     /// Those that do not run too
@@ -232,7 +232,7 @@ pub(crate) struct PsArgs {
     pub(crate) last: Option<usize>,
 }
 
-/// `events`.
+// `events`.
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
     /// From then on: RFC 3339, seconds since 1970, or an age such as 10m
@@ -249,7 +249,7 @@ pub(crate) struct EventsArgs {
     pub(crate) no_stream: bool,
 }
 
-/// `stats`.
+// `stats`.
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
     /// One look, and the end
@@ -260,7 +260,7 @@ pub(crate) struct StatsArgs {
     pub(crate) ids: Vec<String>,
 }
 
-/// `top`.
+// `top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// Container name, id or unambiguous prefix

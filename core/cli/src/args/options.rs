@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::registry::Access;
 
-/// What a new container shall be.
+// What a new container shall be.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Remove the container when it ends
@@ -80,7 +80,7 @@ pub(crate) enum Pull {
     Never,
 }
 
-/// What a spec is made of.
+// What a spec is made of.
 #[derive(Debug, Args)]
 pub(crate) struct SpecArgs {
     /// Set a variable; a bare name is taken from the caller
@@ -203,7 +203,7 @@ pub(crate) struct SpecArgs {
     pub(crate) gidmap: Vec<String>,
 }
 
-/// Limits of the container's cgroup, at its start or while it lives.
+// Limits of the container's cgroup, at its start or while it lives.
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
     /// Memory limit: bytes, or with k, m, g

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// `image pack`.
+// `image pack`.
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
     /// The image's name
@@ -66,7 +66,7 @@ pub(crate) struct PackArgs {
     pub(crate) created_by: Option<String>,
 }
 
-/// `image index`.
+// `image index`.
 #[derive(Debug, Args)]
 pub(crate) struct IndexArgs {
     /// The new image's name
@@ -77,7 +77,7 @@ pub(crate) struct IndexArgs {
     pub(crate) sources: Vec<String>,
 }
 
-/// `image export`.
+// `image export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Image names
@@ -94,7 +94,7 @@ pub(crate) struct ExportArgs {
     pub(crate) platform: Option<String>,
 }
 
-/// `diff`.
+// `diff`.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     /// Container

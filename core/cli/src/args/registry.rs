@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// How registries are reached.
+// How registries are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Access {
     /// Speak HTTP in the clear to the registries of this command
@@ -18,7 +18,7 @@ pub(crate) struct Access {
     pub(crate) authfile: Option<PathBuf>,
 }
 
-/// `image pull`.
+// `image pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct PullArgs {
     pub(crate) name: String,
 }
 
-/// `image push`.
+// `image push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(crate) struct PushArgs {
     pub(crate) target: Option<String>,
 }
 
-/// `image copy`.
+// `image copy`.
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(crate) struct CopyArgs {
     pub(crate) target: String,
 }
 
-/// `login`.
+// `login`.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
     /// User
@@ -98,7 +98,7 @@ pub(crate) struct LoginArgs {
     pub(crate) registry: String,
 }
 
-/// `logout`.
+// `logout`.
 #[derive(Debug, Args)]
 pub(crate) struct LogoutArgs {
     /// File that they are kept in [default: as for login]
@@ -111,6 +111,7 @@ pub(crate) struct LogoutArgs {
 
 /// `registry`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum RegistryCommand {
     /// Show who would be asked for an image, and how
     Explain {

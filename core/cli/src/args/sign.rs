@@ -8,6 +8,7 @@ use super::registry::Access;
 
 /// `key`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum KeyCommand {
     /// Make a key pair: PREFIX.key, encrypted by a password, and PREFIX.pub
     Generate {
@@ -21,7 +22,7 @@ pub(crate) enum KeyCommand {
     },
 }
 
-/// `image sign`.
+// `image sign`.
 #[derive(Debug, Args)]
 pub(crate) struct SignArgs {
     /// The private key: cosign's PEM, or plain PKCS#8
@@ -34,7 +35,7 @@ pub(crate) struct SignArgs {
     pub(crate) image: String,
 }
 
-/// `image verify`.
+// `image verify`.
 #[derive(Debug, Args)]
 #[group(id = "by", required = true, multiple = false, args = ["key", "policy"])]
 pub(crate) struct VerifyArgs {

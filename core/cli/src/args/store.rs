@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-/// `gc`.
+// `gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// Remove nothing, and tell of each object why it would be kept or removed
@@ -13,7 +13,7 @@ pub(crate) struct GcArgs {
     pub(crate) ingest_age: String,
 }
 
-/// `prune`.
+// `prune`.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
     /// Images that no container uses and ingests that nobody writes too
@@ -27,7 +27,7 @@ pub(crate) struct PruneArgs {
     pub(crate) filter: Vec<String>,
 }
 
-/// `check`.
+// `check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Mend what is damaged, as far as that can be done from what is here
@@ -37,6 +37,7 @@ pub(crate) struct CheckArgs {
 
 /// `system`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SystemCommand {
     /// Show what images, containers, snapshots and blobs take on disk
     Df,
@@ -48,6 +49,7 @@ pub(crate) enum SystemCommand {
 
 /// `lease`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum LeaseCommand {
     /// List leases
     Ls,
