@@ -23,12 +23,16 @@ pub struct DriverDeclaration {
     pub patch: u32,
     /// `DriverKind::bit`s.
     pub kinds: u32,
-    pub reserved: u32,
+    /// What it was built from; 0 says nothing.
+    pub sources: u32,
     /// Version of the compiler, NUL-padded.
     pub rustc: [u8; 48],
     /// Where abi_stable goes on, once loaded.
     pub header: &'static LibHeader,
 }
+
+/// A number for the sources of everything that crosses, as they were built.
+const SOURCES: u32 = number(env!("CONTAINERKIT_SOURCES"));
 
 /// Bytes before `header`, all of which can be read from the file.
 pub const PLAIN_SIZE: usize = std::mem::offset_of!(DriverDeclaration, header);
@@ -42,10 +46,24 @@ impl DriverDeclaration {
             minor: number(env!("CARGO_PKG_VERSION_MINOR")),
             patch: number(env!("CARGO_PKG_VERSION_PATCH")),
             kinds,
-            reserved: 0,
+            sources: SOURCES,
             rustc: padded(env!("CONTAINERKIT_RUSTC")),
             header,
         }
+    }
+
+    /// Whether a driver was built from the same sources as this program, by the
+    /// same compiler: then their types are the same too.
+    pub fn is_of_this_build(&self) -> bool {
+        const OURS: [u32; 4] = [
+            number(env!("CARGO_PKG_VERSION_MAJOR")),
+            number(env!("CARGO_PKG_VERSION_MINOR")),
+            number(env!("CARGO_PKG_VERSION_PATCH")),
+            SOURCES,
+        ];
+        SOURCES != 0
+            && [self.major, self.minor, self.patch, self.sources] == OURS
+            && self.rustc == padded(env!("CONTAINERKIT_RUSTC"))
     }
 }
 

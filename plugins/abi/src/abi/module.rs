@@ -78,29 +78,31 @@ impl Module {
                 log::debug!("driver {}: {error}", path.display());
                 refuse("its C calling convention differs from this program's".into())
             })?;
-            let layout = header
-                .layout()
-                .ok_or_else(|| refuse("it was built without its data layout".into()))?;
-            let ours = <DriverModule_Ref as StableAbi>::LAYOUT;
-            let theirs = (declaration.minor, declaration.patch);
-            // The checker wants the older side for the interface: that one
-            // must be a prefix of the other.
-            let (older, newer) = if theirs < (VERSION.1, VERSION.2) {
-                (layout, ours)
-            } else {
-                (ours, layout)
-            };
-            check_layout_compatibility(older, newer).map_err(|errors| {
-                log::debug!("driver {}: {errors}", path.display());
-                refuse(format!(
-                    "its data layout differs from containerkit-plugin {}.{}.{}: {}",
-                    VERSION.0,
-                    VERSION.1,
-                    VERSION.2,
-                    first_difference(&errors)
-                ))
-            })?;
-            // SAFETY: the layouts were compared just now.
+            if !declaration.is_of_this_build() {
+                let layout = header
+                    .layout()
+                    .ok_or_else(|| refuse("it was built without its data layout".into()))?;
+                let ours = <DriverModule_Ref as StableAbi>::LAYOUT;
+                let theirs = (declaration.minor, declaration.patch);
+                // The checker wants the older side for the interface: that one
+                // must be a prefix of the other.
+                let (older, newer) = if theirs < (VERSION.1, VERSION.2) {
+                    (layout, ours)
+                } else {
+                    (ours, layout)
+                };
+                check_layout_compatibility(older, newer).map_err(|errors| {
+                    log::debug!("driver {}: {errors}", path.display());
+                    refuse(format!(
+                        "its data layout differs from containerkit-plugin {}.{}.{}: {}",
+                        VERSION.0,
+                        VERSION.1,
+                        VERSION.2,
+                        first_difference(&errors)
+                    ))
+                })?;
+            }
+            // SAFETY: the layouts were compared just now, or are of one source.
             unsafe { header.init_root_module_with_unchecked_layout::<DriverModule_Ref>() }
                 .map_err(|error| refuse(module_error(&error)))
         });
