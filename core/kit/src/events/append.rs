@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -43,14 +44,14 @@ impl EventLog {
                 if log.metadata().io_context(what)?.len() > end {
                     log.set_len(end).io_context(what)?;
                 }
-                last = tail(&mut log, end)?;
+                last = tail(&log, end)?;
                 if last.is_none() {
                     // A file that was just begun follows the one before it.
                     let before = File::open(file(&self.dir, 1));
                     last = match before {
-                        Ok(mut before) => {
+                        Ok(before) => {
                             let end = before.metadata().io_context(what)?.len();
-                            tail(&mut before, end)?
+                            tail(&before, end)?
                         }
                         Err(_) => None,
                     };
@@ -131,14 +132,27 @@ fn state(log: &mut File, path: &Path) -> Result<State> {
     if head(line, path)?.boot_id != boot_id()? {
         return Ok(State::OtherBoot);
     }
-    let window = size.min(LINE_LIMIT as u64);
-    let mut bytes = Vec::new();
-    log.seek(SeekFrom::Start(size - window)).io_context(what)?;
-    log.take(window).read_to_end(&mut bytes).io_context(what)?;
-    let cut = bytes.iter().rev().take_while(|b| **b != b'\n').count() as u64;
+    let mut cut = 0;
+    for window in [WINDOW, LINE_LIMIT as u64] {
+        let bytes = before(log, size, window).io_context(what)?;
+        cut = bytes.iter().rev().take_while(|b| **b != b'\n').count();
+        if cut < bytes.len() {
+            break;
+        }
+    }
     Ok(State::Holds {
-        end: size.saturating_sub(cut),
+        end: size.saturating_sub(cut as u64),
     })
+}
+
+/// What is read of a log's end at first: a few lines as most are.
+const WINDOW: u64 = 4 << 10;
+
+/// The bytes before `end`, at most so many.
+fn before(log: &File, end: u64, window: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; end.min(window) as usize];
+    log.read_exact_at(&mut bytes, end.saturating_sub(window))?;
+    Ok(bytes)
 }
 
 /// Understands a head; a newer version is refused.
@@ -174,14 +188,14 @@ fn begin(log: &mut File, path: &Path) -> Result<()> {
 }
 
 /// The last event that ends at `end`.
-fn tail(log: &mut File, end: u64) -> Result<Option<Event>> {
-    let what = || "read the end of the event log";
-    let window = end.min(2 * LINE_LIMIT as u64);
-    let mut bytes = Vec::new();
-    log.seek(SeekFrom::Start(end - window)).io_context(what)?;
-    log.take(window).read_to_end(&mut bytes).io_context(what)?;
-    Ok(bytes
-        .split(|byte| *byte == b'\n')
-        .rev()
-        .find_map(|line| serde_json::from_slice(line).ok()))
+fn tail(log: &File, end: u64) -> Result<Option<Event>> {
+    for window in [WINDOW, 2 * LINE_LIMIT as u64] {
+        let bytes = before(log, end, window).io_context(|| "read the end of the event log")?;
+        let mut lines = bytes.split(|byte| *byte == b'\n').rev();
+        let last = lines.find_map(|line| serde_json::from_slice(line).ok());
+        if last.is_some() {
+            return Ok(last);
+        }
+    }
+    Ok(None)
 }

@@ -54,7 +54,7 @@ fn own(theirs: &str, mine: &str, mountinfo: &str) -> Vec<PathBuf> {
     }
     // Version 2 kills at once; the freezer of version 1 stops forks. The rest
     // holds the same processes and serves only where these two are missing.
-    found.sort_by_key(|folder| {
+    found.sort_by_cached_key(|folder| {
         if folder.join("cgroup.kill").exists() {
             0
         } else if folder.join("freezer.state").exists() {
@@ -102,19 +102,18 @@ pub fn joined_cgroup() -> Option<PathBuf> {
 
 fn joined(mine: &str, mountinfo: &str) -> Option<PathBuf> {
     let hierarchies: Vec<Hierarchy> = mountinfo.lines().filter_map(hierarchy).collect();
+    let inside = |path: &Path| !path.components().any(|part| part == Component::ParentDir);
     mine.lines()
         .filter_map(membership)
+        .filter(|(_, path)| inside(path))
         .find_map(|(controllers, path)| {
-            let mut same = hierarchies
+            hierarchies
                 .iter()
-                .filter(|hierarchy| hierarchy.controllers == controllers);
-            same.find_map(|hierarchy| {
-                Some(
-                    hierarchy
-                        .point
-                        .join(path.strip_prefix(&hierarchy.root).ok()?),
-                )
-            })
+                .filter(|hierarchy| hierarchy.controllers == controllers)
+                .find_map(|hierarchy| {
+                    let rest = path.strip_prefix(&hierarchy.root).ok()?;
+                    Some(hierarchy.point.join(rest))
+                })
         })
 }
 
@@ -357,6 +356,24 @@ mod tests {
                 "/sys/fs/cgroup/uni fied/c:x",
             ]
         );
+    }
+
+    #[test]
+    fn a_joined_cgroup_is_one_that_is_mounted_here() {
+        let joined = |mine| joined(mine, MOUNTS).map(|path| path.display().to_string());
+        for (mine, path) in [
+            (
+                "9:memory:/c\n2:freezer:/a\n",
+                Some("/sys/fs/cgroup/freezer/a"),
+            ),
+            ("3:cpu,cpuacct:/part\n", Some("/sys/fs/cgroup/cpu,cpuacct/")),
+            ("0::/\n", Some("/sys/fs/cgroup/uni fied/")),
+            ("3:cpu,cpuacct:/other\n9:memory:/c\n", None),
+            ("0::/../other\n", None),
+            ("", None),
+        ] {
+            assert_eq!(joined(mine).as_deref(), path, "{mine}");
+        }
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl Standby {
         })
     }
 
+    /// The pid of its first process, the guard; 0 once it is launched.
+    pub fn id(&self) -> u32 {
+        self.parts.as_ref().map_or(0, |(_, process)| process.id())
+    }
+
     /// Hands it the request, the three standard streams of the container
     /// (unused with a terminal) and the container's lock. Returns before
     /// anything is mounted or created.
