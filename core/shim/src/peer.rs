@@ -37,6 +37,11 @@ impl Peer {
         }
     }
 
+    /// Whether it neither does anything nor waits for anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.gone && !self.follows && self.exec.is_none() && self.attachment.is_none()
+    }
+
     /// Tells it; one that does not hear is hung up on.
     pub(crate) fn tell(&mut self, tell: &Tell, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.channel.send(tell, fds) {

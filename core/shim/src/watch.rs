@@ -21,7 +21,8 @@ use crate::reap::{reap, reap_strangers};
 use crate::streams::Streams;
 use crate::{PATIENCE, signals, sys};
 
-/// So many clients at once; the others wait to be let in.
+/// So many clients at once. One more is let in for one that does nothing, or
+/// waits.
 const MOST: usize = 100;
 /// Bytes that are read at once.
 const CHUNK: usize = 16 << 10;
@@ -143,7 +144,8 @@ impl<'a> Watch<'a> {
             all.push(input(Place::Launcher, self.held.channel.as_fd()));
         }
         all.extend(self.oom.fds().map(|fd| input(Place::Oom, fd)));
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.peers.len() < MOST) {
+        let room = self.peers.len() < MOST || self.peers.iter().any(Peer::is_idle);
+        if let Some(listener) = self.listener.as_ref().filter(|_| room) {
             all.push(input(Place::Listener, listener.as_fd()));
         }
         for (index, flow) in self.streams.flows.iter().enumerate() {
@@ -198,6 +200,12 @@ impl<'a> Watch<'a> {
             Place::Launcher => self.hear(),
             Place::Listener => {
                 let accepted = self.listener.as_ref().and_then(Listener::accept);
+                if accepted.is_some()
+                    && self.peers.len() >= MOST
+                    && let Some(oldest) = self.peers.iter_mut().find(|peer| peer.is_idle())
+                {
+                    oldest.gone = true;
+                }
                 self.peers.extend(accepted.map(Peer::new));
             }
             Place::Source(index) => drop(self.pump(index)),

@@ -233,6 +233,29 @@ fn what_makes_no_process_is_refused_and_leaves_no_record() {
 }
 
 #[test]
+fn connections_that_do_nothing_keep_nobody_out() {
+    let world = World::new("exec sleep 1000");
+    let (shim, _) = world.start();
+    let first = link(&world);
+    let running = first.exec(&process(&world, "exec sleep 1000"), nulls());
+    let _running = running.unwrap();
+    let idle: Vec<Link> = (0..250).map(|_| link(&world)).collect();
+    let late = link(&world);
+    let started = late.exec(&process(&world, "exit 4"), nulls()).unwrap();
+    assert_eq!(end_of(&late, &started).status(), 4);
+    // The oldest of the idle went, those that wait for a process did not.
+    let oldest = idle.first().unwrap();
+    oldest
+        .exec(&process(&world, "exit 0"), nulls())
+        .unwrap_err();
+    let newest = idle.last().unwrap();
+    newest.exec(&process(&world, "exit 0"), nulls()).unwrap();
+    first.signal(9).unwrap();
+    shim.signal(9).unwrap();
+    finish(&world, shim, 137);
+}
+
+#[test]
 fn signals_of_a_connection_are_for_what_it_asked_for() {
     let world = World::new("exec sleep 1000");
     let (shim, started) = world.start();
