@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use containerkit::kit::{Drivers, Opened};
 use containerkit::lease::Lease;
@@ -96,6 +97,16 @@ impl App {
         self.drivers.snapshotter(name.as_ref())
     }
 
+    /// Begins to load a snapshotter in a thread, which is joined when what is
+    /// returned is dropped: before any other driver is called. An error is not
+    /// told here, but by who asks for the snapshotter.
+    pub(crate) fn load_early(&self, name: Option<&str>) -> Early {
+        let drivers = Arc::clone(&self.drivers);
+        let name = name.map(str::parse::<InstanceName>).transpose();
+        let load = move || drop(name.map(|name| drivers.snapshotter(name.as_ref())));
+        Early(std::thread::Builder::new().spawn(load).ok())
+    }
+
     /// The record of an image, by what a user typed.
     pub(crate) fn image(&self, typed: &str) -> Result<ImageRecord> {
         let name: Reference = typed.parse()?;
@@ -187,6 +198,17 @@ impl App {
         options.progress = &watch;
         let leased = lease.snapshotter(instance, &*snapshotter.driver);
         containerkit_image::unpack(store, &leased, image, &options)
+    }
+}
+
+/// A driver that is being loaded.
+pub(crate) struct Early(Option<JoinHandle<()>>);
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use containerkit::{
 use containerkit_distribution::Platforms;
 
 use crate::Outcome;
-use crate::app::App;
+use crate::app::{App, Early};
 use crate::args::container::RunCommand;
 use crate::args::options::{Pull, RunArgs};
 use crate::cmd::foreground::Signals;
@@ -26,6 +26,9 @@ use crate::progress::{Progress, Stderr};
 
 pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
     let signals = Signals::catch()?;
+    // Beside opening the records, which is as much work.
+    let has_image = args.make.rootfs.is_none() && !args.make.words.is_empty();
+    let early = has_image.then(|| app.load_early(args.make.snapshotter.as_deref()));
     let containers = containers(app)?;
     let attach = if args.detach {
         Attach::No
@@ -43,7 +46,13 @@ pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
         new,
         lease,
         standby,
-    } = request(app, &containers, &args.make, lifetime, Shim::StandsBy)?;
+    } = request(
+        app,
+        &containers,
+        &args.make,
+        lifetime,
+        Shim::StandsBy(early),
+    )?;
     containers.sweep()?;
     let created = containers.create(new, &|| signals.interrupted())?;
     // Its own record keeps its image from here on.
@@ -185,11 +194,10 @@ struct Wanted {
 }
 
 /// When the shim is started.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Shim {
     /// As soon as nothing is missing any more, so that it loads the runtime
     /// while this process does its own part.
-    StandsBy,
+    StandsBy(Option<Early>),
     /// Not by this command.
     Later,
 }
@@ -210,14 +218,18 @@ fn request(
     let snapshotter: Option<InstanceName> =
         args.snapshotter.as_deref().map(str::parse).transpose()?;
     let reference = app.drivers.unchecked_runtime_ref(runtime.as_ref())?;
-    let stand_by = || match shim {
-        Shim::StandsBy => start::standby(containers, &reference).map(Some),
-        Shim::Later => Ok(None),
+    let (early, stands_by) = match shim {
+        Shim::StandsBy(early) => (early, true),
+        Shim::Later => (None, false),
+    };
+    let stand_by = || match stands_by {
+        true => start::standby(containers, &reference).map(Some),
+        false => Ok(None),
     };
     let (source, lease, standby) = match options::source(args, &spec)? {
         Source::Directory(dir) => (RootSource::Directory(dir), None, stand_by()?),
         Source::Image(name) => {
-            let (record, lease) = image(app, name, args)?;
+            let (record, lease) = image(app, name, args, early)?;
             let standby = stand_by()?;
             let source = unpacked(app, record, &lease, args)?;
             (source, Some(lease), standby)
@@ -255,15 +267,21 @@ fn request(
 }
 
 /// The image, pulled when it is not there yet.
-fn image(app: &App, typed: &str, args: &RunArgs) -> Result<(ImageRecord, Lease)> {
-    let (record, lease) = match args.pull {
-        Pull::Never => app.hold(typed)?,
-        Pull::Always => pulled(app, typed, args)?,
-        Pull::Missing => match app.hold(typed) {
-            Err(error) if error.kind() == ErrorKind::NotFound => pulled(app, typed, args)
-                .map_err(|error| error.context(format!("image {typed} is not here")))?,
-            found => found?,
-        },
+fn image(
+    app: &App,
+    typed: &str,
+    args: &RunArgs,
+    early: Option<Early>,
+) -> Result<(ImageRecord, Lease)> {
+    let held = (args.pull != Pull::Always).then(|| app.hold(typed));
+    drop(early);
+    let (record, lease) = match held {
+        None => pulled(app, typed, args)?,
+        Some(Err(error)) if error.kind() == ErrorKind::NotFound && args.pull == Pull::Missing => {
+            pulled(app, typed, args)
+                .map_err(|error| error.context(format!("image {typed} is not here")))?
+        }
+        Some(held) => held?,
     };
     policy::permit(app, &record, &args.access)?;
     Ok((record, lease))
