@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use containerkit_tests::kit::Kit;
+use containerkit_tests::kit::{Kit, until};
 use serde_json::Value;
 
 fn row(kit: &Kit, id: &str) -> Value {
@@ -17,14 +16,6 @@ fn run_detached(kit: &Kit, name: &str, flags: &[&str], script: &str) -> String {
     let words = ["busybox", "sh", "-c", script];
     let args = [&["run", "-d", "--name", name], flags, &words].concat();
     kit.run(args).ok().stdout.trim().to_owned()
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The value of the first of these files in the container's cgroups.
