@@ -326,6 +326,16 @@ fn a_signal_reaches_a_container_that_listens() {
 }
 
 #[test]
+fn a_signal_reaches_a_container_through_its_reaper() {
+    let kit = Kit::with_busybox();
+    let script = "trap 'exit 42' TERM; echo up; while :; do sleep 0.05; done";
+    let (mut child, _out) = start(&kit, &["--init", "busybox", "sh", "-c", script]);
+    signal(child.id(), rustix::process::Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+    kit.assert_clean();
+}
+
+#[test]
 fn a_killed_client_leaves_its_container_running_and_its_name_taken() {
     let kit = Kit::with_busybox();
     let (mut child, _out) = start(

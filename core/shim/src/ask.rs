@@ -1,6 +1,7 @@
 //! What clients ask for at the socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use containerkit::logs::Stream;
 use containerkit::shim::{Ask, PROTOCOL, Tell};
@@ -15,9 +16,10 @@ impl Watch<'_> {
     /// One packet of a client. One that cannot be understood ends the
     /// connection, and nothing else.
     pub(crate) fn asked(&mut self, index: usize) {
-        let Some(peer) = self.peers.get_mut(index) else {
+        let Some(peer) = self.peers.get_mut(index).filter(|peer| !peer.gone) else {
             return;
         };
+        peer.last = Instant::now();
         match peer.channel.receive::<Ask>() {
             Ok(Some((ask, fds))) => self.answer(index, ask, fds),
             Ok(None) => peer.gone = true,

@@ -21,7 +21,7 @@ use containerkit::shim::{
     kill_remains, read_exit, read_init, read_intent, read_request, remove_cgroups, write_exit,
 };
 use containerkit::stats::oom_kills;
-use containerkit::{Error, ErrorKind, IoContext, Result};
+use containerkit::{Error, ErrorKind, IoContext, Result, quote};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -69,7 +69,7 @@ impl Done {
 /// Waits for the supervisor, and ends.
 pub(crate) fn run(supervisor: Pid, channel: Channel, copies: Copies, done: Done) -> ! {
     let mut copied = None;
-    if let Err(error) = wait(supervisor, &copies, &mut copied) {
+    if let Err(error) = wait(supervisor, &channel, &copies, &mut copied) {
         // Without its signals there is still its end.
         eprintln!("guard: {error}");
     }
@@ -80,7 +80,7 @@ pub(crate) fn run(supervisor: Pid, channel: Channel, copies: Copies, done: Done)
             tell(
                 &channel,
                 &ToClient::Failed {
-                    error: WireError::from(&lost(&status)),
+                    error: WireError::from(&lost(&status, &copies)),
                 },
             );
         }
@@ -106,9 +106,18 @@ pub(crate) fn run(supervisor: Pid, channel: Channel, copies: Copies, done: Done)
     farewell(held)
 }
 
+/// How long a supervisor may take to notice that its client is gone.
+const NOTICE: Duration = Duration::from_secs(2);
+
 /// Returns when the supervisor has ended; meanwhile takes the copies from it
-/// and passes signals on to it.
-fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result<()> {
+/// and passes signals on to it. One that has no container, and is so deep in
+/// its driver that it does not notice the client's end, is killed.
+fn wait(
+    supervisor: Pid,
+    client: &Channel,
+    copies: &Copies,
+    copied: &mut Option<Copied>,
+) -> Result<()> {
     let what = || "watch the supervisor";
     let pid = rustix::process::Pid::from_raw(supervisor.as_raw())
         .ok_or_else(|| Error::internal("the supervisor has no pid"))?;
@@ -119,6 +128,7 @@ fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result
     let mut haste = Haste::new();
     haste.beat();
     let mut listens = true;
+    let mut alone: Option<Instant> = None;
     loop {
         let mut fds = vec![
             PollFd::new(&pidfd, PollFlags::IN),
@@ -126,9 +136,17 @@ fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result
         ];
         if listens {
             fds.push(PollFd::new(copies, PollFlags::IN));
+            if alone.is_none() {
+                // Its end is told unasked; what it says is the supervisor's.
+                fds.push(PollFd::new(client, PollFlags::empty()));
+            }
         }
-        let pause = haste.pause().map(|pause| Timespec {
-            tv_sec: 0,
+        let left = alone
+            .filter(|_| listens)
+            .map(|since| NOTICE.saturating_sub(since.elapsed()));
+        let pause = haste.pause().into_iter().chain(left).min();
+        let pause = pause.map(|pause| Timespec {
+            tv_sec: pause.as_secs() as i64,
             tv_nsec: pause.subsec_nanos().into(),
         });
         match rustix::event::poll(&mut fds, pause.as_ref()) {
@@ -136,10 +154,18 @@ fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno).io_context(what),
         }
-        if fds.get(2).is_some_and(|fd| !fd.revents().is_empty()) {
+        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        if ready(3) {
+            alone = Some(Instant::now());
+        }
+        if listens && ready(2) {
             *copied = copies.take();
             listens = false;
             haste.renew();
+        }
+        if listens && alone.is_some_and(|since| since.elapsed() >= NOTICE) {
+            let _ = kill(supervisor, Signal::SIGKILL);
+            listens = false;
         }
         if !fds[0].revents().is_empty() {
             return Ok(());
@@ -155,11 +181,23 @@ fn wait(supervisor: Pid, copies: &Copies, copied: &mut Option<Copied>) -> Result
     }
 }
 
-fn lost(status: &impl std::fmt::Debug) -> Error {
-    Error::new(
+/// The error for a supervisor that died before it had a container, with its
+/// last words.
+fn lost(status: &nix::Result<WaitStatus>, copies: &Copies) -> Error {
+    let how = match status {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, code)) => format!("it exited with status {code}"),
+        _ => "nobody knows how".into(),
+    };
+    let error = Error::new(
         ErrorKind::Unavailable,
-        format!("the shim ended unexpectedly before it had a container ({status:?})"),
+        format!("the shim ended before it had a container: {how}"),
     )
+    .with_hint("the runtime's driver is loaded there: `containerkit driver check` tries it");
+    match copies.last_words() {
+        Some(words) => error.with_source_text(quote(&words)),
+        None => error,
+    }
 }
 
 /// Whether the runtime's driver can still be asked for anything.

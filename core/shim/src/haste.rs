@@ -44,8 +44,10 @@ impl Haste {
     }
 
     pub(crate) fn beat(&mut self) {
-        self.left = self.left.saturating_sub(1);
-        let Some(cgroup) = &self.cgroup else { return };
+        let Some(cgroup) = self.cgroup.as_ref().filter(|_| self.left > 0) else {
+            return;
+        };
+        self.left -= 1;
         // Whoever has moved this process meanwhile meant it, and who may not
         // write here has no runtime that does.
         if joined_cgroup().as_ref() != Some(cgroup) || stay(cgroup).is_err() {

@@ -1,10 +1,12 @@
 //! A client at the socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use containerkit::logs::Stream;
 use containerkit::shim::{Channel, Tell, WireError};
 use containerkit::{Error, IoContext, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -23,7 +25,12 @@ pub(crate) struct Peer {
     pub(crate) attachment: Option<Attachment>,
     /// To be forgotten.
     pub(crate) gone: bool,
+    /// When it came, or last asked for something.
+    pub(crate) last: Instant,
 }
+
+/// How long a client may do nothing before another may take its place.
+pub(crate) const IDLE: Duration = Duration::from_secs(2);
 
 impl Peer {
     pub(crate) fn new(channel: Channel) -> Peer {
@@ -34,12 +41,23 @@ impl Peer {
             exec: None,
             attachment: None,
             gone: false,
+            last: Instant::now(),
         }
     }
 
     /// Whether it neither does anything nor waits for anything.
     pub(crate) fn is_idle(&self) -> bool {
         !self.gone && !self.follows && self.exec.is_none() && self.attachment.is_none()
+    }
+
+    /// Whether it has been idle for long, with nothing on its way.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_idle() && self.last.elapsed() >= IDLE && !self.has_asked()
+    }
+
+    fn has_asked(&self) -> bool {
+        let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
+        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
     /// Tells it; one that does not hear is hung up on.

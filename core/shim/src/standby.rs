@@ -17,6 +17,8 @@ use containerkit::{Error, ErrorKind, IoContext, Result, Runtime};
 use crate::guard::{self, Done, Held};
 use crate::{become_subreaper, driver, fail, logger, supervisor, sys};
 
+const ONE_VERSION: &str = "install containerkit and containerkit-shim of one version";
+
 /// What the first packet says.
 pub(crate) struct Opening {
     runtime: RuntimeRef,
@@ -31,6 +33,7 @@ pub(crate) fn begin(channel: &Channel) -> Result<Option<Opening>> {
     check_version(stand_by.version)?;
     let [reference] = <[OwnedFd; 1]>::try_from(fds).map_err(|fds| {
         Error::invalid(format!("the client sent {} descriptors, not 1", fds.len()))
+            .with_hint(ONE_VERSION)
     })?;
     Ok(Some(Opening {
         runtime: unseal("the runtime driver", reference)?,
@@ -113,7 +116,12 @@ fn receive(channel: &Channel, guard: Channel, early: EarlyLog) -> Result<Option<
             ))
         })?;
     // First of all. It is there for the guard even if this process dies now.
-    guard.send(&hello, &[request.as_fd(), lock.as_fd(), log.as_fd()])?;
+    guard
+        .send(&hello, &[request.as_fd(), lock.as_fd(), log.as_fd()])
+        .map_err(|error| {
+            let what = "the shim's guard has ended, which should end what is begun now";
+            Error::new(ErrorKind::Unavailable, what).with_source(error)
+        })?;
     log_to(&log)?;
     early.tell();
     Ok(Some(Handover {
@@ -149,6 +157,14 @@ impl Copies {
         Some(Copied { request, lock })
     }
 
+    /// The last line that a supervisor without a log has said.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let text = self.early.read().ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let last = text.lines().rfind(|line| !line.trim().is_empty());
+        last.map(str::to_owned)
+    }
+
     /// Tells what a supervisor that has died had said before it had a log.
     pub(crate) fn tell_early(&self) {
         self.early.tell();
@@ -171,14 +187,19 @@ impl EarlyLog {
             .io_context(|| "keep standard error")
     }
 
+    fn read(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = File::from(self.0.try_clone()?);
+        file.seek(SeekFrom::Start(0))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
     /// Says it again, once, to what standard error is now.
     fn tell(&self) {
         let copy = || -> std::io::Result<()> {
-            let mut file = File::from(self.0.try_clone()?);
-            file.seek(SeekFrom::Start(0))?;
-            let mut text = Vec::new();
-            file.read_to_end(&mut text)?;
-            file.set_len(0)?;
+            let text = self.read()?;
+            File::from(self.0.try_clone()?).set_len(0)?;
             std::io::stderr().write_all(&text)
         };
         // Not every standard error can be read, and a log may be full.
@@ -200,5 +221,5 @@ fn check_version(version: u32) -> Result<()> {
             "the client speaks version {version} of the shim's protocol, this shim up to {PROTOCOL}"
         ),
     )
-    .with_hint("install containerkit and containerkit-shim of one version"))
+    .with_hint(ONE_VERSION))
 }

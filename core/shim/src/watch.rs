@@ -16,13 +16,13 @@ use crate::exec::Execs;
 use crate::flow::{Flow, Owner, Read};
 use crate::guard::{Held, tell};
 use crate::oom::Oom;
-use crate::peer::{Peer, Typed};
+use crate::peer::{IDLE, Peer, Typed};
 use crate::reap::{reap, reap_strangers};
 use crate::streams::Streams;
 use crate::{PATIENCE, signals, sys};
 
-/// So many clients at once. One more is let in for one that does nothing, or
-/// waits.
+/// So many clients at once. One more takes the place of one that has long done
+/// nothing, or waits.
 const MOST: usize = 100;
 /// Bytes that are read at once.
 const CHUNK: usize = 16 << 10;
@@ -120,7 +120,13 @@ impl<'a> Watch<'a> {
 
     fn wait(&self) -> Result<Vec<Place>> {
         let (places, mut fds): (Vec<Place>, Vec<PollFd<'_>>) = self.watched().into_iter().unzip();
-        match rustix::event::poll(&mut fds, None) {
+        // Nothing tells when a client has become stale.
+        let full = self.peers.len() >= MOST && self.peers.iter().any(Peer::is_idle);
+        let pause = full.then(|| Timespec {
+            tv_sec: 0,
+            tv_nsec: (IDLE / 8).subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, pause.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
             Err(errno) => return Err(errno).io_context(|| "wait for the container"),
@@ -144,7 +150,7 @@ impl<'a> Watch<'a> {
             all.push(input(Place::Launcher, self.held.channel.as_fd()));
         }
         all.extend(self.oom.fds().map(|fd| input(Place::Oom, fd)));
-        let room = self.peers.len() < MOST || self.peers.iter().any(Peer::is_idle);
+        let room = self.peers.len() < MOST || self.peers.iter().any(Peer::is_stale);
         if let Some(listener) = self.listener.as_ref().filter(|_| room) {
             all.push(input(Place::Listener, listener.as_fd()));
         }
@@ -202,9 +208,9 @@ impl<'a> Watch<'a> {
                 let accepted = self.listener.as_ref().and_then(Listener::accept);
                 if accepted.is_some()
                     && self.peers.len() >= MOST
-                    && let Some(oldest) = self.peers.iter_mut().find(|peer| peer.is_idle())
+                    && let Some(stale) = self.peers.iter_mut().find(|peer| peer.is_stale())
                 {
-                    oldest.gone = true;
+                    stale.gone = true;
                 }
                 self.peers.extend(accepted.map(Peer::new));
             }

@@ -256,6 +256,37 @@ fn connections_that_do_nothing_keep_nobody_out() {
 }
 
 #[test]
+fn who_comes_when_all_places_are_taken_waits_and_is_served() {
+    let world = World::new("exec sleep 1000");
+    let (shim, _) = world.start();
+    let busy: Vec<Link> = (0..97).map(|_| link(&world)).collect();
+    for link in &busy {
+        link.exec(&process(&world, "exec sleep 1000"), nulls())
+            .unwrap();
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let link = link(&world);
+                // Where only so many processes may run at once, it tries again.
+                let started = loop {
+                    match link.exec(&process(&world, "exit 4"), nulls()) {
+                        Err(error) if error.kind() == ErrorKind::ResourceExhausted => {
+                            std::thread::sleep(Duration::from_millis(20));
+                        }
+                        started => break started.unwrap(),
+                    }
+                };
+                assert_eq!(end_of(&link, &started).status(), 4);
+            });
+        }
+    });
+    drop(busy);
+    shim.signal(9).unwrap();
+    finish(&world, shim, 137);
+}
+
+#[test]
 fn signals_of_a_connection_are_for_what_it_asked_for() {
     let world = World::new("exec sleep 1000");
     let (shim, started) = world.start();

@@ -188,14 +188,33 @@ impl Subject for Own<'_> {
     }
 }
 
-/// Whether a process has a handler for a signal: `SigCgt` of proc(5).
+/// Whether a process does something with a signal: it has a handler, or blocks
+/// it to receive it otherwise (`SigCgt` and `SigBlk` of proc(5)), or waits in
+/// `sigtimedwait`, where what it waits for is shown as neither.
 fn catches(pid: u32, signal: Signal) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return true;
     };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_none_or(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
+    let has = |name: &str| {
+        let mut lines = status.lines();
+        let mask = lines.find_map(|line| line.strip_prefix(name));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_none_or(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
+    };
+    has("SigCgt:") || has("SigBlk:") || waits_for_signals(pid)
 }
+
+/// Whether a process is in `rt_sigtimedwait`; a 32-bit one has other numbers
+/// for it.
+fn waits_for_signals(pid: u32) -> bool {
+    const THIRTY_TWO: [i64; 2] = [177, 421];
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|word| word.parse().ok());
+    number.is_some_and(|number| number == SIGTIMEDWAIT || THIRTY_TWO.contains(&number))
+}
+
+#[cfg(target_arch = "x86_64")]
+const SIGTIMEDWAIT: i64 = 128;
+/// As all that came later have it.
+#[cfg(not(target_arch = "x86_64"))]
+const SIGTIMEDWAIT: i64 = 137;

@@ -231,6 +231,8 @@ fn request(
         Source::Image(name) => {
             let (record, lease) = image(app, name, args, early)?;
             let standby = stand_by()?;
+            // Here too: before what may take long.
+            app.drivers.runtime_ref(runtime.as_ref())?;
             let source = unpacked(app, record, &lease, args)?;
             (source, Some(lease), standby)
         }

@@ -150,12 +150,15 @@ impl Exec {
                 Some(_) => {}
             }
         }
+        let recorded = || {
+            let (containers, id) = (&self.containers, &self.record.id);
+            containers.exec_exit(id, self.started.exec).ok().flatten()
+        };
         // Also puts in order what a killed shim and guard left.
-        self.containers.wait(&self.record, &|| false)?;
-        let exit = self
-            .containers
-            .exec_exit(&self.record.id, self.started.exec);
-        Ok(exit.ok().flatten().unwrap_or_else(ExitRecord::inferred))
+        match self.containers.wait(&self.record, &|| recorded().is_some()) {
+            Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
+            _ => Ok(recorded().unwrap_or_else(ExitRecord::inferred)),
+        }
     }
 
     /// Sends it a signal.

@@ -48,6 +48,8 @@ pub struct Shim {
     process: Child,
     id: ContainerId,
     state_dir: PathBuf,
+    /// What it said before it had a log, as far as that is not in the log yet.
+    early: Option<OwnedFd>,
     exit: Option<ExitRecord>,
     /// The user's program ran, so that there is an exit to wait for.
     started: bool,
@@ -62,25 +64,28 @@ pub struct Standby {
     /// `None` once it is launched, or told to end.
     parts: Option<(Channel, Child)>,
     runtime: RuntimeRef,
+    /// What it says before it has a log.
+    early: OwnedFd,
 }
 
 /// How long a shim that stands by may take to end.
-const END: Duration = Duration::from_secs(2);
+const END: Duration = Duration::from_secs(4);
 
 impl Standby {
     /// Starts the shim `binary`, without a shell. Whatever its driver has to
     /// say is told by the [`Shim`].
     pub fn start(binary: &Path, runtime: &RuntimeRef, log_level: &str) -> Result<Standby> {
         let reference = seal("a runtime driver", runtime)?;
-        let early = rustix::fs::memfd_create(c"containerkit-log", MemfdFlags::CLOEXEC)
-            .io_context(|| "make the shim's first log")?;
+        let what = || "make the shim's first log";
+        let early =
+            rustix::fs::memfd_create(c"containerkit-log", MemfdFlags::CLOEXEC).io_context(what)?;
         let (channel, theirs) = Channel::pair()?;
         // The socket is the shim's standard input and all else travels over
         // it: so nothing needs to be inherited that is not close-on-exec.
         let process = Command::new(binary)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .stderr(Stdio::from(early))
+            .stderr(Stdio::from(early.try_clone().io_context(what)?))
             .spawn()
             .io_context(|| format!("start the shim {}", binary.display()))
             .map_err(|error| {
@@ -95,6 +100,7 @@ impl Standby {
         Ok(Standby {
             parts: Some((channel, process)),
             runtime: runtime.clone(),
+            early,
         })
     }
 
@@ -134,6 +140,7 @@ impl Standby {
             process,
             id: request.id.clone(),
             state_dir: request.state_dir.clone(),
+            early: self.early.try_clone().ok(),
             exit: None,
             started: false,
             last: None,
@@ -150,10 +157,16 @@ impl Standby {
             log.as_fd(),
         ];
         fds.extend(attached.iter().map(AsFd::as_fd));
-        match shim.channel.send(&hello, &fds) {
-            Ok(()) => Ok(shim),
-            Err(error) => Err(shim.ended().with_source_text(error.to_string())),
+        if shim.channel.send(&hello, &fds).is_ok() {
+            return Ok(shim);
         }
+        // It has gone before it had a container, and may have said why.
+        while let Ok(Some((message, _))) = shim.channel.receive() {
+            if let ToClient::Failed { error } = message {
+                return Err(error.into());
+            }
+        }
+        Err(shim.ended())
     }
 }
 
@@ -166,7 +179,6 @@ impl Drop for Standby {
         let end = Instant::now() + END;
         while matches!(process.try_wait(), Ok(None)) {
             if Instant::now() >= end {
-                // In its driver, most likely. It ends after that.
                 let _ = process.kill();
                 let _ = process.wait();
                 return;
@@ -300,10 +312,14 @@ impl Shim {
             ErrorKind::Unavailable,
             format!("the shim of container {} ended unexpectedly", self.id),
         );
-        let path = self.state_dir.join(LOG);
-        match last_line(&path) {
+        let early = || self.early.as_ref()?.try_clone().ok().map(File::from);
+        let log = File::open(self.state_dir.join(LOG)).ok();
+        match log
+            .and_then(last_line)
+            .or_else(|| early().and_then(last_line))
+        {
             Some(line) => error.with_source_text(quote(&line)),
-            None => error.with_hint(format!("its log is {}", path.display())),
+            None => error,
         }
     }
 }
@@ -334,9 +350,8 @@ fn open_log(state_dir: &Path) -> Result<OwnedFd> {
         .io_context(|| format!("open {}", path.display()))
 }
 
-fn last_line(path: &Path) -> Option<String> {
+fn last_line(mut file: File) -> Option<String> {
     const TAIL: u64 = 4096;
-    let mut file = File::open(path).ok()?;
     let size = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();

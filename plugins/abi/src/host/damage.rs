@@ -20,9 +20,6 @@ use super::sys::{Disposition, dispositions, is_inherited};
 
 /// Descriptors that are looked at. A driver is loaded early, when there are few.
 const DESCRIPTORS: RawFd = 256;
-/// So many closed ones in a row are taken for the end: a new descriptor is the
-/// lowest that is free.
-const GAP: usize = 64;
 
 /// What belongs to the program.
 pub struct Surroundings {
@@ -48,7 +45,7 @@ impl Surroundings {
             status: Status::now(),
             signals: dispositions(),
             environment: std::env::vars_os().collect(),
-            inherited: inherited(),
+            inherited: (0..DESCRIPTORS).filter(|fd| is_inherited(*fd)).collect(),
         }
     }
 
@@ -146,18 +143,6 @@ impl Surroundings {
             before.restore();
         }
     }
-}
-
-fn inherited() -> Vec<RawFd> {
-    let mut closed = 0;
-    (0..DESCRIPTORS)
-        .map(|fd| (fd, is_inherited(fd)))
-        .take_while(|(_, found)| {
-            closed = if found.is_some() { 0 } else { closed + 1 };
-            closed < GAP
-        })
-        .filter_map(|(fd, found)| found?.then_some(fd))
-        .collect()
 }
 
 impl Status {

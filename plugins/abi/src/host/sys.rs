@@ -99,10 +99,9 @@ pub(super) fn dispositions() -> Vec<Disposition> {
         .collect()
 }
 
-/// Whether a program started here gets a descriptor; `None` when it is not
-/// open.
-pub(super) fn is_inherited(fd: RawFd) -> Option<bool> {
+/// Whether a number is an open descriptor that a program started here gets.
+pub(super) fn is_inherited(fd: RawFd) -> bool {
     // SAFETY: it takes two numbers; one that is not open makes it fail.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-    (flags >= 0).then_some(flags & libc::FD_CLOEXEC == 0)
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
