@@ -3,6 +3,10 @@
 //! Whether one is frozen is the kernel's to say, see [`shim::is_frozen`]:
 //! nothing is written down, so nothing is wrong after a crash half-way.
 
+use std::io::Write;
+
+use rustix::io::Errno;
+
 use super::{Containers, Status, StatusName};
 use crate::error::{Error, IoContext, Result};
 use crate::record::ContainerRecord;
@@ -43,9 +47,16 @@ impl Containers {
         for cgroup in &init.cgroups {
             for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
                 let path = cgroup.join(file);
-                if path.exists() {
-                    std::fs::write(&path, word)
-                        .io_context(|| format!("write {}", path.display()))?;
+                let written = std::fs::File::options()
+                    .write(true)
+                    .open(&path)
+                    .and_then(|mut file| file.write_all(word.as_bytes()));
+                match written {
+                    // Of the other version, or gone with its processes.
+                    Err(error)
+                        if error.kind() == std::io::ErrorKind::NotFound
+                            || error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {}
+                    written => written.io_context(|| format!("write {}", path.display()))?,
                 }
             }
         }
