@@ -44,13 +44,13 @@ impl Containers {
 
     /// Removes a container with the shim that this process launched: waits for
     /// its end, when it was started, and removes the snapshot while the runtime
-    /// still removes its own state, and the shim its own.
+    /// still removes its own state.
     pub fn remove_ended(&self, record: &ContainerRecord, mut shim: shim::Shim) -> Result<()> {
         let removed = shim
             .wait_quiet()
-            .and_then(|()| self.remove_beside(record, shim));
-        match removed {
-            Ok(()) => self.unrecord(record),
+            .and_then(|()| self.remove_snapshot(record));
+        match removed.and(shim.finish()) {
+            Ok(()) => self.forget(record, None),
             // The shim or the runtime failed: see what there is.
             Err(error) => {
                 log::debug!("container {}: {error}", record.name);
@@ -59,50 +59,20 @@ impl Containers {
         }
     }
 
-    /// All but the record, the snapshot in a thread of its own.
-    fn remove_beside(&self, record: &ContainerRecord, shim: shim::Shim) -> Result<()> {
-        self.begin_to_forget(record)?;
-        std::thread::scope(|scope| {
-            let remove = || self.remove_snapshot(record);
-            let snapshot = std::thread::Builder::new().spawn_scoped(scope, remove);
-            let state = shim.finish().and_then(|()| self.forget_state(record));
-            let snapshot = match snapshot.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(removed)) => removed,
-                Ok(Err(_)) => Err(Error::internal("removing a snapshot panicked")),
-                // No thread to be had.
-                Err(_) => remove(),
-            };
-            state.and(snapshot)
-        })
-    }
-
     /// The last steps, nothing of the container running any more.
     fn forget(&self, record: &ContainerRecord, lock: Option<FileLock>) -> Result<()> {
-        self.begin_to_forget(record)?;
-        self.remove_snapshot(record)?;
-        step("container.unsnapshot");
-        self.forget_state(record)?;
-        self.unrecord(record)?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// It cannot be started from here on, and nothing keeps its snapshot.
-    fn begin_to_forget(&self, record: &ContainerRecord) -> Result<()> {
-        if record.lifetime == Lifetime::Durable {
-            self.unkeep(&record.id)?;
-        }
+        let dir = self.state_dir(&record.id);
         let rootfs = self.bundle_dir(&record.id).join("rootfs");
         if rootfs.exists() && mounter::is_mountpoint(&rootfs)? {
             mounter::unmount(&rootfs)?;
         }
-        Ok(())
-    }
-
-    /// Folders, and the exit for those who ask later.
-    fn forget_state(&self, record: &ContainerRecord) -> Result<()> {
-        let dir = self.state_dir(&record.id);
-        if let Some(exit) = shim::read_exit(&dir).ok().flatten() {
+        let exit = shim::read_exit(&dir).ok().flatten();
+        if record.lifetime == Lifetime::Durable {
+            self.unkeep(&record.id)?;
+        }
+        self.remove_snapshot(record)?;
+        step("container.unsnapshot");
+        if let Some(exit) = exit {
             self.leave_exit(record, exit)?;
         }
         fs::remove_tree_path(&self.root_dir(&record.id))?;
@@ -114,18 +84,15 @@ impl Containers {
             .join(format!(".{}.gone", record.id));
         match std::fs::rename(&dir, &away) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("rename {}", dir.display()), error))
+                return Err(Error::io(format!("rename {}", dir.display()), error));
             }
-            _ => fs::remove_tree_path(&away),
+            _ => fs::remove_tree_path(&away)?,
         }
-    }
-
-    /// The record, the last of a container.
-    fn unrecord(&self, record: &ContainerRecord) -> Result<()> {
         step("container.unrecord");
         self.records.delete_container(&record.id)?;
         step("container.unrecorded");
         self.tell(record, "delete", |event| event);
+        drop(lock);
         Ok(())
     }
 
