@@ -4,25 +4,40 @@
 # Prints figures and judges nothing.
 set -eu
 : "${SUDO=}"
-# crun refuses cgroup 1 controllers with an empty cgroup 2 mount beside them:
-# everything is measured in a mount namespace without that mount.
-if [ -e /sys/fs/cgroup/unified/cgroup.controllers ] && [ -z "${BENCH_APART-}" ]; then
-    BENCH_APART=yes exec $SUDO unshare -m --propagation private sh -c \
-        'umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified && SUDO= exec "$@"' sh "$0" "$@"
+# In a mount namespace of its own. crun refuses cgroup 1 controllers with an
+# empty cgroup 2 mount beside them, so everything is measured without that mount.
+if [ -z "${BENCH_APART-}" ]; then
+    BENCH_APART=yes exec $SUDO unshare -m --propagation private sh -c '
+        if [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then
+            umount /sys/fs/cgroup/unified && mount -t tmpfs none /sys/fs/cgroup/unified
+        fi
+        SUDO= exec "$@"' sh "$0" "$@"
 fi
 stage=$(cd "${1:?give the stage}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$stage/bin/containerkit
 rounds=${ROUNDS:-30}
+# On a fresh ext4 file system in memory: on the machine's own disk creating
+# files is slow for minutes after a big delete.
 work=$(mktemp -d /tmp/containerkit-bench.XXXXXX)
-chmod 0755 "$work"
+mount -t tmpfs -o size=6g,mode=755 tmpfs "$work"
+mkdir "$work/fs"
+truncate -s 5g "$work/disk"
+mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$work/disk"
+mount -o loop "$work/disk" "$work/fs"
+chmod 0755 "$work/fs"
 # Run-time data of both is in memory, as /run is.
 state=$(mktemp -d /dev/shm/containerkit-bench.XXXXXX)
-trap '$SUDO rm -rf "$work" "$state"' EXIT INT TERM
+clean() {
+    umount -R "$work/fs" "$work" 2>/dev/null || umount -l "$work" 2>/dev/null || true
+    rm -rf "$work" "$state"
+}
+trap clean EXIT
+trap 'exit 1' INT TERM
 "$here/image.sh" "$work/busybox"
 cat >"$work/containerkit.toml" <<EOF
 version = 1
-root = "$work/root"
+root = "$work/fs/root"
 state = "$state/kit"
 driver_path = ["$stage/lib/containerkit/drivers"]
 EOF
@@ -30,15 +45,15 @@ kit() { $SUDO "$bin" --config "$work/containerkit.toml" "$@"; }
 kit image import "$work/busybox" --name busybox >/dev/null
 
 # A bundle for the bare runtime with the same image.
-mkdir -p "$work/bundle/rootfs"
-tar -C "$work/bundle/rootfs" -xzf "$(find "$work/busybox/blobs" -type f -size +100k)"
-(cd "$work/bundle" && runc spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"true"/' config.json)
+mkdir -p "$work/fs/bundle/rootfs"
+tar -C "$work/fs/bundle/rootfs" -xzf "$(find "$work/busybox/blobs" -type f -size +100k)"
+(cd "$work/fs/bundle" && runc spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"true"/' config.json)
 # And one with the very spec that a container gets here: its mounts, cgroup
 # limits and system-call filter are work for any caller of the runtime.
 kit create --name spec busybox true >/dev/null
-mkdir -p "$work/same"
-cp -a "$work/bundle/rootfs" "$work/same/rootfs"
-cp "$state/kit/containers/$(kit inspect spec | sed -n 's/^ *"id": "\(.*\)",*$/\1/p' | head -n 1)/bundle/config.json" "$work/same/"
+mkdir -p "$work/fs/same"
+cp -a "$work/fs/bundle/rootfs" "$work/fs/same/rootfs"
+cp "$state/kit/containers/$(kit inspect spec | sed -n 's/^ *"id": "\(.*\)",*$/\1/p' | head -n 1)/bundle/config.json" "$work/fs/same/"
 
 # milliseconds of one command
 ms() {
@@ -54,9 +69,9 @@ for runtime in runc crun; do
     # After a pause, as commands of a person or of a build come.
     while [ $i -lt "$rounds" ]; do
         sleep 0.05
-        ms $SUDO "$runtime" --root "$state/$runtime" run --bundle "$work/bundle" "bench-$i" >>"$work/bare"
+        ms $SUDO "$runtime" --root "$state/$runtime" run --bundle "$work/fs/bundle" "bench-$i" >>"$work/bare"
         sleep 0.05
-        ms $SUDO "$runtime" --root "$state/$runtime" run --bundle "$work/same" "bench-$i" >>"$work/bare-same"
+        ms $SUDO "$runtime" --root "$state/$runtime" run --bundle "$work/fs/same" "bench-$i" >>"$work/bare-same"
         sleep 0.05
         ms kit run --rm --runtime "$runtime" busybox true >>"$work/kit"
         i=$((i + 1))
@@ -72,7 +87,7 @@ kit delete spec >/dev/null
 # There are two, so that what both only read is no private memory of either.
 kit run --detach --name bench busybox sleep 1000 >/dev/null
 kit run --detach --name other busybox sleep 1000 >/dev/null
-trap 'kit delete --force bench other >/dev/null; $SUDO rm -rf "$work" "$state"' EXIT INT TERM
+trap 'kit delete --force bench other >/dev/null; clean' EXIT
 runc_id=$(kit inspect bench | sed -n 's/^ *"id": "\(.*\)",*$/\1/p' | head -n 1)
 : >"$work/bare-exec" && : >"$work/kit-exec"
 i=0
