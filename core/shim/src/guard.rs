@@ -145,10 +145,7 @@ fn wait(
             .filter(|_| listens)
             .map(|since| NOTICE.saturating_sub(since.elapsed()));
         let pause = haste.pause().into_iter().chain(left).min();
-        let pause = pause.map(|pause| Timespec {
-            tv_sec: pause.as_secs() as i64,
-            tv_nsec: pause.subsec_nanos().into(),
-        });
+        let pause = pause.and_then(|pause| Timespec::try_from(pause).ok());
         match rustix::event::poll(&mut fds, pause.as_ref()) {
             Ok(0) => haste.beat(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use containerkit::shim::{Channel, Hello, PROTOCOL, RuntimeRef, StandBy, unseal};
+use containerkit::shim::{Channel, Hello, PROTOCOL, RuntimeRef, StandBy, last_line, unseal};
 use containerkit::{Error, ErrorKind, IoContext, Result, Runtime};
 
 use crate::guard::{self, Done, Held};
@@ -159,10 +159,7 @@ impl Copies {
 
     /// The last line that a supervisor without a log has said.
     pub(crate) fn last_words(&self) -> Option<String> {
-        let text = self.early.read().ok()?;
-        let text = String::from_utf8_lossy(&text);
-        let last = text.lines().rfind(|line| !line.trim().is_empty());
-        last.map(str::to_owned)
+        last_line(File::from(self.early.0.try_clone().ok()?))
     }
 
     /// Tells what a supervisor that has died had said before it had a log.
@@ -187,19 +184,14 @@ impl EarlyLog {
             .io_context(|| "keep standard error")
     }
 
-    fn read(&self) -> std::io::Result<Vec<u8>> {
-        let mut file = File::from(self.0.try_clone()?);
-        file.seek(SeekFrom::Start(0))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        Ok(text)
-    }
-
     /// Says it again, once, to what standard error is now.
     fn tell(&self) {
         let copy = || -> std::io::Result<()> {
-            let text = self.read()?;
-            File::from(self.0.try_clone()?).set_len(0)?;
+            let mut file = File::from(self.0.try_clone()?);
+            file.seek(SeekFrom::Start(0))?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            file.set_len(0)?;
             std::io::stderr().write_all(&text)
         };
         // Not every standard error can be read, and a log may be full.

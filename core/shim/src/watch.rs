@@ -122,10 +122,7 @@ impl<'a> Watch<'a> {
         let (places, mut fds): (Vec<Place>, Vec<PollFd<'_>>) = self.watched().into_iter().unzip();
         // Nothing tells when a client has become stale.
         let full = self.peers.len() >= MOST && self.peers.iter().any(Peer::is_idle);
-        let pause = full.then(|| Timespec {
-            tv_sec: 0,
-            tv_nsec: (IDLE / 8).subsec_nanos().into(),
-        });
+        let pause = full.then(|| Timespec::try_from(IDLE / 8).ok()).flatten();
         match rustix::event::poll(&mut fds, pause.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),

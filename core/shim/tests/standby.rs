@@ -26,6 +26,14 @@ fn supervisor_of(guard: u32) -> u32 {
     find().unwrap()
 }
 
+/// One that waits for its container, and its supervisor.
+fn waiting(world: &World) -> (Standby, u32) {
+    let standby = stand_by(world);
+    let supervisor = supervisor_of(standby.id());
+    until("it waits", || waits(supervisor));
+    (standby, supervisor)
+}
+
 /// Whether a process has loaded a driver and waits for a packet.
 fn waits(pid: u32) -> bool {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
@@ -35,9 +43,7 @@ fn waits(pid: u32) -> bool {
 #[test]
 fn it_loads_its_driver_before_it_has_a_container() {
     let world = World::new("exit 3");
-    let standby = stand_by(&world);
-    let supervisor = supervisor_of(standby.id());
-    until("it waits", || waits(supervisor));
+    let (standby, _) = waiting(&world);
     let stdio = [null(), null(), null()];
     let mut shim = standby
         .launch(&world.request, stdio, world.prepare(), None)
@@ -58,9 +64,7 @@ fn it_loads_its_driver_before_it_has_a_container() {
 #[test]
 fn dropped_it_ends_at_once_and_leaves_nothing() {
     let world = World::new("exit 0");
-    let late = stand_by(&world);
-    let supervisor = supervisor_of(late.id());
-    until("it waits", || waits(supervisor));
+    let (late, supervisor) = waiting(&world);
     for standby in [stand_by(&world), late] {
         let guard = standby.id();
         drop(standby);
@@ -74,10 +78,8 @@ fn dropped_it_ends_at_once_and_leaves_nothing() {
 fn one_of_its_processes_killed_the_launch_is_an_error_and_nothing_began() {
     for kill_guard in [false, true] {
         let world = World::new("exit 0");
-        let standby = stand_by(&world);
+        let (standby, supervisor) = waiting(&world);
         let guard = standby.id();
-        let supervisor = supervisor_of(guard);
-        until("it waits", || waits(supervisor));
         let killed = if kill_guard { guard } else { supervisor };
         kill(killed, Signal::KILL);
         until("it is dead", || !lives(killed));

@@ -33,14 +33,7 @@ pub(crate) fn restore(app: &App, args: SavedArgs) -> Result<Outcome> {
     let path = request.image_path.display().to_string();
     let (runtime, _) = app.drivers.runtime_ref(Some(&record.runtime.instance))?;
     let ready = containers.ready_from(&record, runtime, request)?;
-    let shim = start::standby(&containers, &ready.runtime)?;
-    start::launch(
-        &containers,
-        (ready, shim),
-        Attach::No,
-        Made::Before,
-        &signals,
-    )?;
+    start::launch(&containers, ready, None, Attach::No, Made::Before, &signals)?;
     containers.tell(&record, "restore", |event| event.with("path", path));
     output::print_names(app.format, &[args.id])?;
     Ok(Outcome::Success)

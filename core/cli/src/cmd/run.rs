@@ -59,12 +59,8 @@ pub(crate) fn run(app: &App, args: RunCommand) -> Result<Outcome> {
     drop(lease);
     cidfile.write(&created.record)?;
     let id = created.record.id.clone();
-    let standby = match standby {
-        Some(standby) => standby,
-        None => start::standby(&containers, &created.runtime)?,
-    };
-    let made = (created, standby);
-    let outcome = start::launch(&containers, made, attach, Made::ForThis, &signals)?;
+    let made = Made::ForThis;
+    let outcome = start::launch(&containers, created, standby, attach, made, &signals)?;
     if attach == Attach::No {
         output::print_names(app.format, &[id.to_string()])?;
         cidfile.keep();
@@ -222,22 +218,23 @@ fn request(
         Shim::StandsBy(early) => (early, true),
         Shim::Later => (None, false),
     };
-    let stand_by = || match stands_by {
-        true => start::standby(containers, &reference).map(Some),
-        false => Ok(None),
+    // The shim first, so that both load the runtime at once, and before what may
+    // take long.
+    let begin = || -> Result<_> {
+        let standby = stands_by.then(|| start::standby(containers, &reference));
+        let standby = standby.transpose()?;
+        Ok((standby, app.drivers.runtime_ref(runtime.as_ref())?))
     };
-    let (source, lease, standby) = match options::source(args, &spec)? {
-        Source::Directory(dir) => (RootSource::Directory(dir), None, stand_by()?),
+    let (source, lease, begun) = match options::source(args, &spec)? {
+        Source::Directory(dir) => (RootSource::Directory(dir), None, begin()?),
         Source::Image(name) => {
             let (record, lease) = image(app, name, args, early)?;
-            let standby = stand_by()?;
-            // Here too: before what may take long.
-            app.drivers.runtime_ref(runtime.as_ref())?;
+            let begun = begin()?;
             let source = unpacked(app, record, &lease, args)?;
-            (source, Some(lease), standby)
+            (source, Some(lease), begun)
         }
     };
-    let (runtime, runtime_stamp) = app.drivers.runtime_ref(runtime.as_ref())?;
+    let (standby, (runtime, runtime_stamp)) = begun;
     let new = NewContainer {
         name,
         source,

@@ -38,14 +38,7 @@ pub(crate) fn start(app: &App, args: StartArgs) -> Result<Outcome> {
         let record = find(&containers, id)?;
         let (runtime, _) = app.drivers.runtime_ref(Some(&record.runtime.instance))?;
         let ready = containers.ready(&record, runtime)?;
-        let standby = standby(&containers, &ready.runtime)?;
-        launch(
-            &containers,
-            (ready, standby),
-            attach,
-            Made::Before,
-            &signals,
-        )
+        launch(&containers, ready, None, attach, Made::Before, &signals)
     };
     if !args.attach && !args.interactive {
         return each(app, &args.which.ids, |id| begin(id, Attach::No).map(drop));
@@ -67,10 +60,12 @@ pub(crate) fn standby(containers: &Containers, runtime: &RuntimeRef) -> Result<S
     containers.standby(runtime)
 }
 
-/// Starts a container by its shim, and stays with it as far as that is wanted.
+/// Starts a container by a shim that stands by, or else by a new one, and stays
+/// with it as far as that is wanted.
 pub(crate) fn launch(
     containers: &Containers,
-    (created, standby): (Created, Standby),
+    created: Created,
+    shim: Option<Standby>,
     attach: Attach,
     made: Made,
     signals: &Signals,
@@ -87,7 +82,8 @@ pub(crate) fn launch(
             })
         }
     };
-    let Launched { mut shim, link } = created.launch_on(standby, how)?;
+    let shim = shim.map_or_else(|| standby(containers, &created.runtime), Ok)?;
+    let Launched { mut shim, link } = created.launch_on(shim, how)?;
     let started = match shim.wait_started() {
         Ok(started) => started,
         Err(error) => {

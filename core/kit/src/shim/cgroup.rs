@@ -43,13 +43,10 @@ fn own(theirs: &str, mine: &str, mountinfo: &str) -> Vec<PathBuf> {
         if shared {
             continue;
         }
-        let folder = hierarchies
-            .iter()
-            .filter(|hierarchy| hierarchy.controllers == controllers)
-            .find_map(|hierarchy| {
-                let rest = path.strip_prefix(&hierarchy.root).ok()?;
-                (rest != Path::new("")).then(|| hierarchy.point.join(rest))
-            });
+        let mut places = places(&hierarchies, &controllers, path);
+        let folder = places
+            .find(|(_, rest)| *rest != Path::new(""))
+            .map(|(point, rest)| point.join(rest));
         found.extend(folder);
     }
     // Version 2 kills at once; the freezer of version 1 stops forks. The rest
@@ -107,14 +104,24 @@ fn joined(mine: &str, mountinfo: &str) -> Option<PathBuf> {
         .filter_map(membership)
         .filter(|(_, path)| inside(path))
         .find_map(|(controllers, path)| {
-            hierarchies
-                .iter()
-                .filter(|hierarchy| hierarchy.controllers == controllers)
-                .find_map(|hierarchy| {
-                    let rest = path.strip_prefix(&hierarchy.root).ok()?;
-                    Some(hierarchy.point.join(rest))
-                })
+            let (point, rest) = places(&hierarchies, &controllers, path).next()?;
+            Some(point.join(rest))
         })
+}
+
+/// Where a cgroup is mounted: the mount point, and the way from there.
+fn places<'a>(
+    hierarchies: &'a [Hierarchy],
+    controllers: &'a BTreeSet<String>,
+    path: &'a Path,
+) -> impl Iterator<Item = (&'a Path, &'a Path)> {
+    let same = hierarchies
+        .iter()
+        .filter(move |hierarchy| hierarchy.controllers == *controllers);
+    same.filter_map(move |hierarchy| {
+        let rest = path.strip_prefix(&hierarchy.root).ok()?;
+        Some((hierarchy.point.as_path(), rest))
+    })
 }
 
 /// `6:freezer:/a/b`, `1:name=systemd:/a`, `0::/a`.

@@ -350,7 +350,8 @@ fn open_log(state_dir: &Path) -> Result<OwnedFd> {
         .io_context(|| format!("open {}", path.display()))
 }
 
-fn last_line(mut file: File) -> Option<String> {
+/// The last line of a log that says something.
+pub fn last_line(mut file: File) -> Option<String> {
     const TAIL: u64 = 4096;
     let size = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).ok()?;

@@ -85,7 +85,7 @@ mod talk;
 
 pub use cgroup::{cgroups_at, is_frozen, joined_cgroup, kill_cgroups, own_cgroups, remove_cgroups};
 pub use channel::{Channel, PACKET_LIMIT};
-pub use client::{Heard, Shim, Standby, Started};
+pub use client::{Heard, Shim, Standby, Started, last_line};
 pub use execs::{ExecRecord, end_execs, read_exec, read_execs, remove_exec, write_exec};
 pub use link::{Attached, ExecStreams, Input, Link, StartedExec};
 pub use message::{Hello, StandBy, ToClient, ToShim, WireError};
